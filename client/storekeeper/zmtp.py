@@ -1,0 +1,359 @@
+"""ZMTP 3.1 over a byte stream, without I/O: bytes in, messages out, both roles, NULL mechanism.
+
+Owns greeting, handshake, framing and the answers that the protocol itself demands (READY, PONG, ERROR). Knows
+nothing of sockets, nor of what the messages say. Whatever comes in is either parsed or raises `ProtocolError`, and
+nothing else. Memory is bounded: a message may not exceed `message_bytes_max` nor have more than `frames_max`
+frames, and what a peer only announces costs no more than virtual memory.
+
+Section names in comments are those of ZMTP 3.1 (rfc.zeromq.org/spec/37).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from storekeeper.errors import ProtocolError
+
+GREETING_BYTES = 64
+LONG_FRAME_BYTES = 8192
+"""Frames above this are received into a buffer of their own, and handed out as bytearray, not copied to bytes."""
+COMMAND_BYTES_MAX = 4096
+
+_MORE, _LONG, _COMMAND = 0x01, 0x02, 0x04
+
+_SHORT_HEADS = tuple(tuple(bytes((flags, size)) for size in range(256)) for flags in (0, _MORE))
+
+_PEERS = {b"ROUTER": (b"REQ", b"DEALER", b"ROUTER"), b"DEALER": (b"REP", b"DEALER", b"ROUTER")}
+"""Which socket types may talk to ours (section "Socket semantics")."""
+
+
+def greeting(*, as_server: bool) -> bytes:
+    """Returns the 64 bytes that each side sends first (section "Greeting")."""
+    signature = b"\xff" + b"\0" * 7 + b"\x01\x7f"
+    return signature + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes([as_server]) + b"\0" * 31
+
+
+def encode_frame(body: Any, *, more: bool) -> list[Any]:
+    """Returns the buffers of one message frame: its head, and its body as given (section "Framing")."""
+    size = len(body)
+    if size < 256:
+        return [_SHORT_HEADS[more][size], body]
+    return [bytes([_LONG | more]) + size.to_bytes(8, "big"), body]
+
+
+def encode_message(frames: list[Any]) -> list[Any]:
+    """Returns a message as a list of buffers; short frames are joined, long ones are passed on uncopied."""
+    last = len(frames) - 1
+    parts: list[bytes] = []
+    buffers: list[Any] = []
+    short = _SHORT_HEADS[1]
+    for position, frame in enumerate(frames):
+        size = len(frame)
+        if size < 256:
+            parts.append(short[size] if position < last else _SHORT_HEADS[0][size])
+            parts.append(frame)
+            continue
+        parts.append(bytes([_LONG | (position < last)]) + size.to_bytes(8, "big"))
+        if size <= LONG_FRAME_BYTES:
+            parts.append(frame)
+        else:
+            buffers.append(b"".join(parts))
+            buffers.append(frame)
+            parts = []
+    if parts:
+        buffers.append(b"".join(parts))
+    return buffers
+
+
+def encode_command(name: bytes, data: bytes = b"") -> bytes:
+    """Returns the bytes of a command frame (section "Framing"): PING, PONG, READY, ERROR…"""
+    body = bytes([len(name)]) + name + data
+    if len(body) < 256:
+        return bytes([_COMMAND, len(body)]) + body
+    return bytes([_COMMAND | _LONG]) + len(body).to_bytes(8, "big") + body
+
+
+def encode_ready(socket_type: bytes, properties: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Returns the READY command that ends the NULL handshake (section "The NULL security mechanism")."""
+    metadata = b"".join(
+        bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
+        for name, value in (*properties, (b"Socket-Type", socket_type))
+    )
+    return encode_command(b"READY", metadata)
+
+
+def parse_metadata(data: bytes) -> dict[bytes, bytes]:
+    """Returns the properties of a READY command, names in lower case; raises `ProtocolError`."""
+    properties: dict[bytes, bytes] = {}
+    position, end = 0, len(data)
+    while position < end:
+        name_end = position + 1 + data[position]
+        value_start = name_end + 4
+        value_end = value_start + int.from_bytes(data[name_end:value_start], "big")
+        if name_end == position + 1 or value_end > end or value_start > end:
+            raise ProtocolError("malformed READY metadata")
+        properties[data[position + 1 : name_end].lower()] = data[value_start:value_end]
+        position = value_end
+    return properties
+
+
+class Overlong(list[bytes | bytearray]):
+    """What is left of a message that was over the bound: its first short frames. The connection goes on after it."""
+
+
+class Engine:
+    """One end of a ZMTP connection.
+
+    Feed it what was received (`receive`, or `room` and `filled` while a long frame arrives), ask it for messages
+    until it answers None, and send what it leaves in `outgoing` before anything of your own.
+
+    Args:
+        socket_type: what this end claims to be: b"ROUTER" or b"DEALER".
+        as_server: the as-server bit of the greeting, which NULL ignores.
+        message_bytes_max: the sum of all frames of a message; one that has more is passed over as it arrives, never
+            held, and handed out as `Overlong`.
+        frames_max: frames in a message; more are a breach of protocol.
+
+    Attributes:
+        outgoing: buffers the protocol itself has to send; the caller empties it.
+        ready: whether the handshake is complete.
+    """
+
+    def __init__(self, *, socket_type: bytes, as_server: bool, message_bytes_max: int, frames_max: int) -> None:
+        self.outgoing: list[Any] = [greeting(as_server=as_server)]
+        self.ready = False
+        self.peer_socket_type = b""
+        self._socket_type = socket_type
+        self._message_bytes_max = message_bytes_max
+        self._frames_max = frames_max
+        self._data = b""
+        self._position = 0
+        self._greeted = False
+        self._frames: list[bytes | bytearray] = []
+        self._message_bytes = 0
+        # A long frame that is arriving: its buffer, how much of it is there, and whether more frames follow.
+        self._long: bytearray | None = None
+        self._long_filled = 0
+        self._long_more = False
+        # A message that is passed over: bytes still to come of its present frame, and whether more frames follow.
+        self._overlong = False
+        self._skip_bytes = 0
+
+    def receive(self, data: bytes) -> None:
+        """Takes in received bytes. Parsing happens in `next_message`, so that a caller may pause between messages."""
+        if self._position < len(self._data):
+            self._data = self._data[self._position :] + data
+        else:
+            self._data = data
+        self._position = 0
+
+    def room(self) -> memoryview | None:
+        """Returns the part of a long frame that has not arrived yet, to be received into; None if there is none."""
+        if self._long is None or self._position < len(self._data):
+            return None
+        return memoryview(self._long)[self._long_filled :]
+
+    def filled(self, size: int) -> None:
+        """Says that `size` bytes were received into `room()`."""
+        self._long_filled += size
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes held for a message that is not complete, or not asked for yet."""
+        return len(self._data) - self._position + self._message_bytes
+
+    def next_message(self) -> list[bytes | bytearray] | None:
+        """Returns the frames of the next complete message, or None if more bytes are needed.
+
+        Raises:
+            ProtocolError: the peer broke the protocol; the connection is of no use any more.
+        """
+        if not self.ready and not self._shake_hands():
+            return None
+        if self._long is not None and not self._fill_long():
+            return None
+        if self._skip_bytes and not self._skip():
+            return None
+        if self._message_complete:
+            return self._take_message()
+        data = self._data
+        position = self._position
+        end = len(data)
+        frames = self._frames
+        message_bytes = self._message_bytes
+        while True:
+            # A short message frame, the common case, is parsed here; all else in _next_frame.
+            if end - position >= 2:
+                flags = data[position]
+                if flags <= _MORE:
+                    body = position + 2
+                    stop = body + data[position + 1]
+                    if stop <= end:
+                        frames.append(data[body:stop])
+                        message_bytes += stop - body
+                        position = stop
+                        if not flags and len(frames) <= self._frames_max:
+                            self._position = position
+                            return self._take_message()
+                        if len(frames) >= self._frames_max:
+                            raise ProtocolError(f"a message has at most {self._frames_max} frames")
+                        continue
+            self._position = position
+            self._message_bytes = message_bytes
+            if not self._next_frame():
+                return None
+            if self._message_complete:
+                return self._take_message()
+            position = self._position
+            message_bytes = self._message_bytes
+
+    _message_complete = False
+
+    def _take_message(self) -> list[bytes | bytearray]:
+        frames = self._frames
+        self._frames = []
+        self._message_bytes = 0
+        self._message_complete = False
+        if self._overlong:
+            self._overlong = False
+            return Overlong(frames[:4])
+        return frames
+
+    def _shake_hands(self) -> bool:
+        if not self._greeted:
+            self._check_greeting()
+            if len(self._data) < GREETING_BYTES:
+                return False
+            self._greeted = True
+            self._position = GREETING_BYTES
+            self.outgoing.append(encode_ready(self._socket_type, [(b"Identity", b"")]))
+        while not self.ready:
+            if not self._next_frame():
+                return False
+        return True
+
+    def _check_greeting(self) -> None:
+        """Refuses as early as the bytes allow (section "Greeting"; versions 1 and 2 are not spoken)."""
+        data = self._data
+        if data[:1] not in (b"", b"\xff") or (len(data) > 9 and not data[9] & 1):
+            raise ProtocolError("no ZMTP signature")
+        if len(data) > 10 and data[10] < 3:
+            raise ProtocolError("ZMTP version 3.0 or later is required")
+        if len(data) >= 32 and data[12:32].rstrip(b"\0") != b"NULL":
+            raise ProtocolError("only the NULL mechanism is spoken here")
+
+    def _next_frame(self) -> bool:
+        """Parses one frame of any kind at the position; False if it is not complete yet."""
+        data, position = self._data, self._position
+        end = len(data)
+        if end - position < 2:
+            return False
+        flags = data[position]
+        if flags & ~(_MORE | _LONG | _COMMAND) or (flags & _COMMAND and flags & _MORE):
+            raise ProtocolError("reserved frame flags are set")
+        if flags & _LONG:
+            if end - position < 9:
+                return False
+            size = int.from_bytes(data[position + 1 : position + 9], "big")
+            body = position + 9
+        else:
+            size = data[position + 1]
+            body = position + 2
+        if flags & _COMMAND:
+            return self._take_command(body, size)
+        if not self.ready:
+            raise ProtocolError("a message before READY")
+        return self._take_frame(body, size, bool(flags & _MORE))
+
+    def _take_command(self, body: int, size: int) -> bool:
+        if size > COMMAND_BYTES_MAX:
+            raise ProtocolError(f"a command has at most {COMMAND_BYTES_MAX} bytes")
+        stop = body + size
+        if stop > len(self._data):
+            return False
+        self._position = stop
+        self._command(self._data[body:stop])
+        return True
+
+    def _take_frame(self, body: int, size: int, more: bool) -> bool:
+        if len(self._frames) + 1 > self._frames_max - more:
+            raise ProtocolError(f"a message has at most {self._frames_max} frames")
+        if self._overlong or self._message_bytes + size > self._message_bytes_max:
+            self._overlong = True
+            self._skip_bytes = size
+            self._long_more = more
+            self._frames.append(b"")
+            self._position = body
+            return self._skip()
+        if size > LONG_FRAME_BYTES:
+            # The buffer is zeroed lazily by the kernel: announcing bytes without sending them costs no memory.
+            self._long = bytearray(size)
+            self._long_filled = 0
+            self._long_more = more
+            self._position = body
+            return self._fill_long()
+        stop = body + size
+        if stop > len(self._data):
+            return False
+        self._frames.append(self._data[body:stop])
+        self._message_bytes += size
+        self._position = stop
+        self._message_complete = not more
+        return True
+
+    def _fill_long(self) -> bool:
+        """Moves what is there into the long frame that is arriving; True if that completes it."""
+        frame = self._long
+        assert frame is not None
+        available = min(len(frame) - self._long_filled, len(self._data) - self._position)
+        if available:
+            stop = self._position + available
+            frame[self._long_filled : self._long_filled + available] = memoryview(self._data)[self._position : stop]
+            self._position = stop
+            self._long_filled += available
+        if self._long_filled < len(frame):
+            return False
+        self._long = None
+        self._frames.append(frame)
+        self._message_bytes += len(frame)
+        self._message_complete = not self._long_more
+        return True
+
+    def _skip(self) -> bool:
+        """Passes over what is there of a frame of an overlong message; True if that was all of it."""
+        available = min(self._skip_bytes, len(self._data) - self._position)
+        self._position += available
+        self._skip_bytes -= available
+        if self._skip_bytes:
+            return False
+        self._message_complete = not self._long_more
+        return True
+
+    def _command(self, body: bytes) -> None:
+        name_end = 1 + (body[0] if body else 0)
+        if name_end == 1 or name_end > len(body):
+            raise ProtocolError("malformed command")
+        name, data = body[1:name_end], body[name_end:]
+        if not self.ready:
+            if name == b"ERROR":
+                raise ProtocolError(f"the peer refused the handshake: {data[1:].decode('ascii', 'replace')}")
+            if name != b"READY":
+                raise ProtocolError("a command other than READY in the handshake")
+            self._take_ready(data)
+        elif name == b"PING":
+            # Section "Connection heartbeating": 2 bytes of time-to-live, then a context of at most 16 bytes.
+            if not 2 <= len(data) <= 18:
+                raise ProtocolError("malformed PING")
+            self.outgoing.append(encode_command(b"PONG", data[2:]))
+        elif name not in (b"PONG", b"SUBSCRIBE", b"CANCEL"):
+            raise ProtocolError("unknown command")
+
+    def _take_ready(self, data: bytes) -> None:
+        peer = parse_metadata(data).get(b"socket-type", b"")
+        if peer not in _PEERS[self._socket_type]:
+            reason = b"socket type not compatible"
+            self.outgoing.append(encode_command(b"ERROR", bytes([len(reason)]) + reason))
+            raise ProtocolError("the peer's socket type does not fit")
+        self.peer_socket_type = peer
+        self.ready = True

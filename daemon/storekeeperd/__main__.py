@@ -1,0 +1,25 @@
+"""`storekeeperd`, and `python -m storekeeperd`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line, or says which extra is missing for it."""
+    try:
+        import click  # noqa: F401
+        import watchdog  # noqa: F401
+    except ImportError as error:
+        print(
+            f"storekeeperd needs {error.name}: install its extra with\n    pip install 'storekeeper[daemon]'",
+            file=sys.stderr,
+        )
+        sys.exit(69)
+    from storekeeperd.cli import cli
+
+    cli(prog_name="storekeeperd")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Peers and the answers under way for them.
+
+Pure. A `Peer` is one connection as the service sees it: who the kernel says it is, what it holds, what it is owed.
+An `Answer` gathers the results of a request's items, which may come in any order, and says when it is complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from storekeeper import wire
+from storekeeper.errors import StorekeeperError
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One connection.
+
+    Attributes:
+        uid, gid, pid: who connected, from the kernel.
+        owed_requests: requests taken and not answered yet.
+        owed_bytes: payload bytes that these requests brought or will be answered with, at most.
+        handles: uploads, downloads and listings, by handle (see transfers.py).
+        opening: handles that are about to be handed out.
+        gone: the connection is closed; answers are of no use any more.
+        carrier: the listener's own; the service does not look at it.
+    """
+
+    uid: int
+    gid: int
+    pid: int
+    owed_requests: int = 0
+    owed_bytes: int = 0
+    handles: dict[bytes, Any] = field(default_factory=dict)
+    opening: int = 0
+    gone: bool = False
+    carrier: Any = None
+
+
+class Answer:
+    """The answer to one request, item by item.
+
+    Args:
+        peer: who asked.
+        request: what was asked.
+        items: how many results it takes.
+        cost_bytes: payload bytes that the peer is owed, or has brought, until it is answered.
+        payloads: whether every item brings a payload frame.
+    """
+
+    __slots__ = (
+        "cost_bytes",
+        "details",
+        "left",
+        "payloads",
+        "peer",
+        "request",
+        "words",
+    )
+
+    def __init__(
+        self, peer: Peer, request: wire.Request, items: int, *, cost_bytes: int = 0, payloads: bool = False
+    ) -> None:
+        self.peer = peer
+        self.request = request
+        self.words: list[bytes] = [b""] * items
+        self.payloads: list[Any] = [b""] * items if payloads else []
+        self.details: dict[str, Any] = {}
+        self.left = items
+        self.cost_bytes = cost_bytes
+        peer.owed_requests += 1
+        peer.owed_bytes += cost_bytes
+
+    def settle(self, position: int, word: bytes, payload: Any = b"") -> bool:
+        """Takes the result of one item; returns True if it was the last one."""
+        self.words[position] = word
+        if self.payloads:
+            self.payloads[position] = payload
+        self.left -= 1
+        return not self.left
+
+    def fail(self, position: int, error: StorekeeperError) -> bool:
+        """Takes the error of one item; returns True if it was the last one."""
+        self.details.setdefault("errors", {})[str(position)] = str(error)
+        return self.settle(position, error.code.encode())
+
+    def close(self) -> list[Any]:
+        """Ends what the peer is owed for this request; returns the frames of the reply."""
+        self.peer.owed_requests -= 1
+        self.peer.owed_bytes -= self.cost_bytes
+        request = self.request
+        return wire.encode_reply(request.envelope, request.id, b" ".join(self.words), self.payloads, self.details)

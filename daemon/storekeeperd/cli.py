@@ -1,0 +1,95 @@
+"""The command line of the daemon: options and a file become a `Config`, failures a line and a status.
+
+The composition root; what runs is keeper.py's.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import storekeeperd
+from storekeeper import address as addresses
+from storekeeperd import config as settings
+from storekeeperd.home import EX_CONFIG, EX_OSERR, StartError
+from storekeeperd.keeper import Keeper
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(storekeeperd.__version__, prog_name="storekeeperd")
+def cli() -> None:
+    """The daemon that owns a directory of byte objects and serves it to every process of this node."""
+
+
+@cli.command()
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option("--address", help="Where to listen: ipc:///path. Default: the user's own socket; for root the node's.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with settings and limits.")
+@click.option("--namespace", "namespaces", multiple=True, help="Serve this sub-folder of the store too. Repeatable.")
+@click.option("--socket-mode", help="Permission bits of the socket file, octal. Default: 0600.")
+@click.option("--idle-exit", type=click.FloatRange(min=0), help="Exit after so many seconds without a connection.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least severe messages shown.",
+)
+def serve(
+    store: Path | None,
+    address: str | None,
+    config_file: Path | None,
+    namespaces: tuple[str, ...],
+    socket_mode: str | None,
+    idle_exit: float | None,
+    log_level: str,
+) -> None:
+    """Serve the directory STORE until SIGTERM or SIGINT.
+
+    STORE is made if it is missing. An option given here outranks the file given by --config.
+    """
+    faulthandler.enable()
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        given: dict[str, Any] = settings.load(config_file) if config_file else {}
+        if store is not None:
+            given["store"] = store
+        if address is not None:
+            given["address"] = address
+        if namespaces:
+            given["namespaces"] = tuple(settings.check_namespace(name) for name in namespaces)
+        if socket_mode is not None:
+            given["socket_mode"] = settings.parse_mode(socket_mode)
+        if idle_exit is not None:
+            given["idle_exit_s"] = idle_exit
+        keeper = Keeper(_config(given))
+    except settings.ConfigError as error:
+        _fail(str(error), EX_CONFIG)
+    except StartError as error:
+        _fail(str(error), error.status)
+    except OSError as error:
+        _fail(str(error), EX_OSERR)
+    keeper.run()
+
+
+def _config(given: dict[str, Any]) -> settings.Config:
+    if "store" not in given:
+        raise settings.ConfigError("no store: name the directory on the command line, or as `store` in the file")
+    given["store"] = Path(os.path.abspath(given["store"]))
+    if "address" not in given:
+        root = os.geteuid() == 0
+        given["address"] = addresses.node_address() if root else addresses.user_address()
+    return settings.Config(**given)
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"storekeeperd: {message}", err=True)
+    sys.exit(status)

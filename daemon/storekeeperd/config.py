@@ -1,0 +1,150 @@
+"""Every setting and limit of the daemon, with its default.
+
+Pure but for `load`, which reads one TOML file. Units stand in the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from storekeeper import wire
+
+
+class ConfigError(ValueError):
+    """The configuration breaks a rule; the message names the key and the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that keep one peer from harming the others.
+
+    Attributes:
+        message_bytes_max: payload bytes in one message, either way; larger objects travel in ranges.
+        batch_items_max: items in one request.
+        connections_max: connections at once.
+        handshake_timeout_s: how long a connection may take to greet.
+        peer_bytes_max: payload bytes a connection may owe or be owed before it is not read from any more.
+        peer_requests_max: requests of a connection under way before it is not read from any more.
+        peer_handles_max: uploads, downloads and listings of a connection.
+        list_names: names in one reply to `list`.
+        inline_bytes_max: payload bytes that the loop itself reads or writes; more goes to the pool.
+        inline_items_max: items that the loop itself handles in one go; more goes to the pool.
+        slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
+        pool_threads: threads that wait for the disk.
+        stop_timeout_s: how long stopping waits for what is under way.
+        rescan_delay_s: how long to wait after a scan that failed.
+    """
+
+    message_bytes_max: int = wire.MESSAGE_BYTES_MAX
+    batch_items_max: int = wire.BATCH_ITEMS_MAX
+    connections_max: int = 4096
+    handshake_timeout_s: float = 5.0
+    peer_bytes_max: int = 16 * 1024 * 1024
+    peer_requests_max: int = 256
+    peer_handles_max: int = 16
+    list_names: int = 10_000
+    inline_bytes_max: int = 64 * 1024
+    inline_items_max: int = 16
+    slow_disk_ms: float = 5.0
+    pool_threads: int = 4
+    stop_timeout_s: float = 5.0
+    rescan_delay_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What one daemon is told.
+
+    Attributes:
+        store: the directory it owns.
+        address: where it listens, `ipc:///path`.
+        namespaces: sub-folders of the store served beside the default namespace.
+        socket_mode: permission bits of the socket file.
+        idle_exit_s: exit after so long without a connection; 0 for never.
+        limits: see `Limits`.
+    """
+
+    store: Path
+    address: str
+    namespaces: tuple[str, ...] = ()
+    socket_mode: int = 0o600
+    idle_exit_s: float = 0.0
+    limits: Limits = field(default_factory=Limits)
+
+
+_FILE_KEYS: dict[str, type] = {
+    "store": str,
+    "address": str,
+    "namespaces": list,
+    "socket_mode": str,
+    "idle_exit_s": float,
+    "limits": dict,
+}
+
+
+def parse_mode(text: str) -> int:
+    """Returns the permission bits that an octal string such as "0660" says; raises `ConfigError`."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        raise ConfigError(f'socket_mode must be an octal number such as "0660", not {text!r}') from None
+    if not 0 <= mode <= 0o777:
+        raise ConfigError("socket_mode must lie between 0000 and 0777")
+    return mode
+
+
+def check_namespace(name: str) -> str:
+    """Returns the name of a namespace; raises `ConfigError` if it is none: a key that is not "default"."""
+    if name == "default" or not wire.is_key(name.encode("utf-8", "surrogateescape")):
+        raise ConfigError(f'namespace {name!r}: a namespace is named like a key, and not "default"')
+    return name
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Returns the settings of a TOML file, checked, as keywords for `Config`, limits as `Limits`.
+
+    Raises:
+        ConfigError: the file cannot be read or a setting is unknown or of the wrong type.
+    """
+    try:
+        settings = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    _check(settings, _FILE_KEYS, "")
+    if "limits" in settings:
+        settings["limits"] = limits(settings["limits"])
+    if "socket_mode" in settings:
+        settings["socket_mode"] = parse_mode(settings["socket_mode"])
+    if "namespaces" in settings:
+        settings["namespaces"] = tuple(check_namespace(str(name)) for name in settings["namespaces"])
+    return settings
+
+
+def limits(settings: dict[str, Any]) -> Limits:
+    """Returns limits with some of them set; raises `ConfigError` for an unknown name, type or size."""
+    hints = get_type_hints(Limits)
+    _check(settings, hints, "limits.")
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"limits.{name} must be greater than 0")
+    made = dataclasses.replace(Limits(), **settings)
+    if made.message_bytes_max < wire.RANGE_BYTES or made.peer_bytes_max < made.message_bytes_max:
+        raise ConfigError(f"limits: {wire.RANGE_BYTES} ≤ message_bytes_max ≤ peer_bytes_max must hold")
+    return made
+
+
+def _check(settings: dict[str, Any], kinds: dict[str, type], prefix: str) -> None:
+    for name, value in settings.items():
+        kind = kinds.get(name)
+        if kind is None:
+            near = difflib.get_close_matches(name, kinds, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown setting {prefix}{name}{hint}")
+        fits = (int, float) if kind is float else (kind,)
+        if type(value) not in fits:
+            raise ConfigError(f"{prefix}{name} must be of type {kind.__name__}")

@@ -1,0 +1,198 @@
+"""The daemon's own folder inside a store, `.storekeeper/`: who owns the store, which store it is, where to reach it.
+
+Owns these files and no others:
+
+    lock      held with flock(2) for the life of a daemon; its text names the holder
+    store     JSON: the store's UUID and the format version; tells this store from another directory at its path
+    address   where the daemon of this store listens, for those who know only the directory
+    tmp/      private names of files that are not published yet; emptied at start
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = ".storekeeper"
+FORMAT = 1
+
+# sysexits.h
+EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = (
+    65, 66, 69, 71, 73, 74, 75, 77, 78,
+)  # fmt: skip
+
+
+class StartError(Exception):
+    """The daemon cannot start; one line that says why, and a status of sysexits.h."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the store's file system can do.
+
+    Attributes:
+        unnamed_files: O_TMPFILE with a link afterwards.
+        attributes: user extended attributes.
+        read_nowait: reads from the page cache alone (RWF_NOWAIT).
+    """
+
+    unnamed_files: bool
+    attributes: bool
+    read_nowait: bool
+
+
+class Home:
+    """Takes a store into possession, as the only daemon, for as long as the object lives.
+
+    Args:
+        store: the store's directory; it and its parents are made if they are missing.
+        namespaces: sub-folders that must exist.
+
+    Raises:
+        StartError: the store is no directory, cannot be written, is full, or another daemon has it.
+    """
+
+    def __init__(self, store: Path, namespaces: tuple[str, ...] = ()) -> None:
+        self.store = store
+        self.folder = store / FOLDER
+        self.private = self.folder / "tmp"
+        self._lock = -1
+        try:
+            self._enter(namespaces)
+        except OSError as error:
+            self.leave()
+            raise _start_error(store, error) from None
+        except StartError:
+            self.leave()
+            raise
+
+    def _enter(self, namespaces: tuple[str, ...]) -> None:
+        self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The folder may be entered by all: who may reach the store's directory may read where its daemon listens.
+        self.folder.mkdir(mode=0o755, exist_ok=True)
+        self._lock = self._take_lock()
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        for left in self.private.iterdir():
+            left.unlink()
+        for name in namespaces:
+            (self.store / name).mkdir(mode=0o700, exist_ok=True)
+        self.store_id = self._identify()
+        self.features = self._probe()
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            os.close(lock)
+            raise StartError(f"{self.store} is owned by another daemon: {holder}", EX_TEMPFAIL) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
+        return lock
+
+    def _identify(self) -> str:
+        """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
+        path = self.folder / "store"
+        try:
+            known = json.loads(path.read_text("utf-8"))
+            version, store_id = known["format"], str(uuid.UUID(known["uuid"]))
+        except FileNotFoundError:
+            store_id = str(uuid.uuid4())
+            self._write_file("store", json.dumps({"format": FORMAT, "uuid": store_id}) + "\n")
+            return store_id
+        except (ValueError, TypeError, KeyError):
+            raise StartError(
+                f"{path} is damaged; if {self.store} is the right store, remove that file and start again",
+                EX_DATAERR,
+            ) from None
+        if version != FORMAT:
+            raise StartError(f"{self.store} has format {version}, this daemon knows format {FORMAT}", EX_DATAERR)
+        return store_id
+
+    def _probe(self) -> Features:
+        """Makes a file the way objects are made, to see what works before anybody relies on it."""
+        unnamed_files = True
+        flags = os.O_RDWR | os.O_CLOEXEC
+        try:
+            probe = os.open(self.private, flags | os.O_TMPFILE, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
+            unnamed_files = False
+            probe = os.open(self.private / "probe", flags | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(probe, b"probe", 0)
+            attributes = _works(lambda: os.setxattr(probe, "user.storekeeper", b"probe"))
+            read_nowait = _works(lambda: os.preadv(probe, [bytearray(5)], 0, os.RWF_NOWAIT))
+        finally:
+            os.close(probe)
+            (self.private / "probe").unlink(missing_ok=True)
+        return Features(unnamed_files, attributes, read_nowait)
+
+    def announce(self, address: str) -> None:
+        """Records where the daemon listens."""
+        self._write_file("address", address + "\n")
+
+    def identity(self) -> tuple[int, int] | None:
+        """Returns device and inode of the store's directory, None if it is not there or is another store."""
+        try:
+            found = os.stat(self.store)
+            known = json.loads((self.folder / "store").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(known, dict) or known.get("uuid") != self.store_id:
+            return None
+        return found.st_dev, found.st_ino
+
+    def leave(self) -> None:
+        """Gives the store up: the address is removed, the lock released. Safe to call twice."""
+        if self._lock < 0:
+            return
+        if hasattr(self, "store_id") and self.identity() is not None:
+            (self.folder / "address").unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+
+    def _write_file(self, name: str, text: str) -> None:
+        """Writes a small file whole: private name, fsync, rename."""
+        private = self.private / name
+        with open(private, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.rename(private, self.folder / name)
+
+
+def _works(attempt: object) -> bool:
+    assert callable(attempt)
+    try:
+        attempt()
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def _start_error(store: Path, error: OSError) -> StartError:
+    reason = os.strerror(error.errno or 0)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return StartError(f"{error.filename or store} is not a directory: a store is one", EX_NOINPUT)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StartError(
+            f"{store} cannot be written by uid {os.geteuid()}: {reason} ({error.filename or store})", EX_NOPERM
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StartError(f"{store} is full ({reason}): free some space or quota, then start again", EX_CANTCREAT)
+    return StartError(f"{store}: {reason} ({error.filename or store})", EX_IOERR)

@@ -1,0 +1,177 @@
+"""What the service orders and the disk carries out: plain values that cross from the one to the other.
+
+Pure. An operation says what is to be done to the store; an `Outcome` is the fact that comes back. Every operation
+that changes what a name is, or asks for it, ends with a look at that name, and its outcome carries what was seen:
+that is the only way facts enter the index (see coherence.py).
+
+A name is the path of an object relative to the store, as bytes: `key`, or `namespace/key`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from storekeeper.errors import StorekeeperError
+
+ABSENT = -1
+"""What a look saw: no regular file of that name."""
+UNSEEN = -2
+"""What a look saw: nothing can be said (the look failed)."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A fact that comes back from the disk.
+
+    Attributes:
+        word: the result word of the wire, or the code of the error.
+        seen: size of the object in bytes as a look at its name found it, or ABSENT, or UNSEEN.
+        payload: bytes for the client.
+        number: a descriptor (Begin, Open) or a size in bytes (Open).
+        error: why it failed, if it did.
+    """
+
+    word: bytes
+    seen: int = UNSEEN
+    payload: Any = b""
+    number: int = 0
+    error: StorekeeperError | None = None
+
+
+def failed(error: StorekeeperError, seen: int = UNSEEN) -> Outcome:
+    """Returns the outcome of an operation that met an error."""
+    return Outcome(error.code.encode(), seen, error=error)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many payload bytes the reads of one reply may still bring; shared by the operations of one job."""
+
+    bytes_left: int
+    bytes_max: int
+
+
+@dataclass(slots=True, frozen=True)
+class Origin:
+    """Who an object comes from, to be kept with it."""
+
+    uid: int
+
+
+@dataclass(slots=True)
+class Look:
+    """Is there an object of that name?"""
+
+    name: bytes
+
+
+@dataclass(slots=True)
+class Get:
+    """Read an object whole. Word `ok`, `absent`, `large` (over a message) or `later` (over this reply's budget)."""
+
+    name: bytes
+    budget: Budget
+
+
+@dataclass(slots=True)
+class Put:
+    """Publish an object. Word `created`, `replaced` or `same`."""
+
+    name: bytes
+    payload: Any
+    origin: Origin
+    replace: bool
+    durable: bool
+
+
+@dataclass(slots=True)
+class Evict:
+    """Remove an object. Word `evicted` or `absent`.
+
+    `small` says that the object is known to be short: removing a long one takes the file system a while.
+    """
+
+    name: bytes
+    small: bool
+
+
+@dataclass(slots=True)
+class Stat:
+    """Tell size, owner and age of an object; the payload is a JSON object."""
+
+    name: bytes
+
+
+@dataclass(slots=True)
+class Begin:
+    """Make an unnamed file for an upload; the outcome's number is its descriptor."""
+
+    name: bytes
+
+
+@dataclass(slots=True)
+class Write:
+    """Write a range of an upload."""
+
+    descriptor: int
+    offset: int
+    payload: Any
+
+
+@dataclass(slots=True)
+class Commit:
+    """Publish an upload of `size` bytes and close its descriptor, whatever comes of it. Words as of Put."""
+
+    name: bytes
+    descriptor: int
+    size: int
+    origin: Origin
+    replace: bool
+    durable: bool
+
+
+@dataclass(slots=True)
+class Open:
+    """Open an object for ranged reading; the outcome's number is its descriptor, `seen` its size."""
+
+    name: bytes
+
+
+@dataclass(slots=True)
+class Read:
+    """Read a range of an opened object; shorter at its end."""
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Close:
+    """Close the descriptor of an upload that is given up, or of a download."""
+
+    descriptor: int
+
+
+Operation = Look | Get | Put | Evict | Stat | Begin | Write | Commit | Open | Read | Close
+
+MUTATIONS = (Put, Evict, Commit)
+"""Operations that change what a name is: one at a time for each name (see turns.py)."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Operations that one worker carries out in order, with what the service needs to take the outcomes back.
+
+    Attributes:
+        operations: what to do.
+        tickets: one entry per operation, meaningful to the service alone.
+        moved_bytes: payload bytes that the job moves, as far as is known before.
+        outcomes: what came of it, in the same order; filled in by whoever carries it out.
+    """
+
+    operations: list[Operation]
+    tickets: list[Any]
+    moved_bytes: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)

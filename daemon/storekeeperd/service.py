@@ -1,0 +1,448 @@
+"""What the verbs mean: a request in, a reply or a job out.
+
+Pure: no I/O, no clock, no thread. Everything that waits is a `Job` in `jobs`; whoever carries it out hands it back to
+`finished`. Answers stand in `replies`. So the same code runs under the loop and under a simulated world.
+
+A hit of `exists` is answered from the index while it is coherent; a miss, and every hit while it is not, is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from storekeeper import wire
+from storekeeper.errors import (
+    BadKey,
+    BadRequest,
+    DaemonStopping,
+    InternalError,
+    NamespaceMissing,
+    StorekeeperError,
+    StoreUnavailable,
+    TooLarge,
+    TooMany,
+)
+from storekeeperd.answers import Answer, Peer
+from storekeeperd.coherence import Coherence
+from storekeeperd.config import Limits
+from storekeeperd.index import Index
+from storekeeperd.operations import (
+    ABSENT,
+    UNSEEN,
+    Budget,
+    Commit,
+    Evict,
+    Get,
+    Job,
+    Look,
+    Operation,
+    Origin,
+    Outcome,
+    Put,
+    Stat,
+)
+from storekeeperd.transfers import Transfers
+from storekeeperd.turns import Turns
+
+log = logging.getLogger(__name__)
+
+YES, NO = b"yes", b"no"
+
+Ticket = Callable[[Any, Outcome], None] | None
+"""What to do with the outcome of an operation."""
+
+
+class Service:
+    """The verbs over one index.
+
+    Args:
+        limits: bounds on requests.
+        index, coherence: what exists, and when that may be believed.
+        namespaces: names served beside "default".
+        status: returns what `status` answers beyond what the service knows itself.
+        questions_per_job: names looked at in one job.
+
+    Attributes:
+        jobs: work to be carried out, oldest first; the driver takes it from here.
+        replies: (peer, frames) to be sent; the driver takes them from here.
+        jobs_under_way: jobs handed out or waiting in `jobs`.
+        store_away: the store's directory is not there; all verbs but `status` are refused.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        index: Index,
+        coherence: Coherence,
+        *,
+        namespaces: Iterable[str] = (),
+        status: Callable[[], Mapping[str, Any]] = dict,
+        questions_per_job: int = 64,
+    ) -> None:
+        self.limits = limits
+        self.jobs: deque[Job] = deque()
+        self.replies: deque[tuple[Peer, list[Any]]] = deque()
+        self.jobs_under_way = 0
+        self.store_away = False
+        self._index = index
+        self._coherence = coherence
+        self._prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
+        self._turns = Turns()
+        self._status = status
+        self._questions_per_job = questions_per_job
+        self._stopping = False
+        transfers = self._transfers = Transfers(self)
+        self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
+            b"exists": self._exists,
+            b"get": self._get,
+            b"put": self._put,
+            b"evict": self._evict,
+            b"stat": self._stat,
+            b"status": self._tell_status,
+            b"list": transfers.list_names,
+            b"upload": transfers.upload,
+            b"write": transfers.write,
+            b"commit": transfers.commit,
+            b"abort": transfers.abort,
+            b"open": transfers.open,
+            b"read": transfers.read,
+            b"close": transfers.close,
+        }
+        assert self._verbs.keys() == wire.OPTIONS.keys()
+
+    # -- what comes in
+
+    def request(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
+        """Takes one message of a peer. Whatever it holds, it is answered exactly once, unless the peer goes."""
+        try:
+            request = wire.decode_request(frames)
+        except wire.Refused as refused:
+            self._refuse(peer, refused.envelope, refused.id, refused.error)
+            return
+        try:
+            if self._stopping:
+                raise DaemonStopping("the daemon is stopping; try again in a moment")
+            if self.store_away and request.verb != b"status":
+                raise StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
+            self._verbs[request.verb](peer, request)
+        except StorekeeperError as error:
+            self._refuse(peer, request.envelope, request.id, error)
+        except Exception:
+            log.exception("internal error in %s of uid %d pid %d", request.verb.decode(), peer.uid, peer.pid)
+            fault = InternalError("a fault of the daemon; its log has the details")
+            self._refuse(peer, request.envelope, request.id, fault)
+
+    def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
+        """Answers a message that was longer than a message may be; `frames` are its first ones."""
+        envelope = not frames or not frames[0]
+        place = 3 if envelope else 2
+        request_id = bytes(frames[place][: wire.ID_BYTES_MAX]) if len(frames) > place else b""
+        rule = (
+            f"a message carries at most {self.limits.message_bytes_max} bytes; "
+            "send larger objects in ranges: upload, write, commit"
+        )
+        self._refuse(peer, envelope, request_id, TooLarge(rule))
+
+    def gone(self, peer: Peer) -> None:
+        """Takes the end of a connection: what it held is released."""
+        peer.gone = True
+        self._transfers.forget(peer)
+
+    def stop(self) -> None:
+        """Refuses requests from now on; what is under way goes on."""
+        self._stopping = True
+
+    def hints(self, names: Iterable[bytes]) -> None:
+        """Takes names that the watcher heard of."""
+        for name in names:
+            self._coherence.ask(name)
+
+    def finished(self, job: Job) -> None:
+        """Takes back a job with its outcomes."""
+        self.jobs_under_way -= 1
+        for operation, ticket, outcome in zip(job.operations, job.tickets, job.outcomes, strict=True):
+            if ticket is not None:
+                ticket(operation, outcome)
+
+    def ask_disk(self, names_max: int) -> int:
+        """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
+        asked = 0
+        while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
+            self.order([Look(name) for name in names], [self._look_ticket(name) for name in names])
+            asked += len(names)
+        return asked
+
+    # -- the verbs
+
+    def _exists(self, peer: Peer, request: wire.Request) -> None:
+        keys = request.arguments
+        known = self._index.has
+        fresh = not self._coherence.coherent
+        prefix = b""
+        if request.options:
+            prefix = self.prefix(request.options)
+            fresh = fresh or request.options.get("fresh", False)
+        if len(keys) == 1 and not fresh:
+            key = keys[0]
+            if type(key) is bytes and known(prefix + key):
+                self.reply(peer, request, YES)
+                return
+        self._check_batch(request, len(keys))
+        answer = Answer(peer, request, len(keys))
+        operations: list[Operation] = []
+        tickets: list[Ticket] = []
+        for position, name in self._names(answer, prefix, keys):
+            if not fresh and known(name):
+                self._settle_word(answer, position, YES)
+            else:
+                operations.append(Look(name))
+                tickets.append(self._look_ticket(name, answer, position))
+        self._order_in_parts(operations, tickets)
+
+    def _get(self, peer: Peer, request: wire.Request) -> None:
+        keys = request.arguments
+        self._check_batch(request, len(keys))
+        prefix = self.prefix(request.options)
+        message_bytes_max = self.limits.message_bytes_max
+        cost = 0
+        for key in keys:
+            size = self._index.size(prefix + key)
+            if size is not None:
+                cost += size if size >= 0 else message_bytes_max
+        cost = min(cost, message_bytes_max)
+        answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)
+        budget = Budget(message_bytes_max, message_bytes_max)
+
+        def got(operation: Get, outcome: Outcome) -> None:
+            self.observe(operation.name, outcome.seen)
+            self.settle(answer, positions.popleft(), outcome)
+
+        operations: list[Operation] = []
+        positions: deque[int] = deque()
+        for position, name in self._names(answer, prefix, keys):
+            operations.append(Get(name, budget))
+            positions.append(position)
+        # One job for the whole request: its reads share one budget, and its outcomes come back in order.
+        self.order(operations, [got] * len(operations), cost)
+
+    def _put(self, peer: Peer, request: wire.Request) -> None:
+        arguments = request.arguments
+        items = len(arguments) // 2
+        self._check_batch(request, items, whole=len(arguments) % 2 == 0)
+        payloads = arguments[1::2]
+        moved = sum(map(len, payloads))
+        if moved > self.limits.message_bytes_max:
+            raise TooLarge(f"a message carries at most {self.limits.message_bytes_max} bytes of objects")
+        options = request.options
+        prefix = self.prefix(options)
+        replace = options.get("replace", False)
+        durable = options.get("durability") == "disk"
+        origin = Origin(peer.uid)
+        answer = Answer(peer, request, items, cost_bytes=moved)
+        answer.details["durability"] = "disk" if durable else "os"
+        self._mutate_each(
+            answer,
+            [
+                (position, Put(name, payloads[position], origin, replace, durable))
+                for position, name in self._names(answer, prefix, arguments[::2])
+            ],
+        )
+
+    def _evict(self, peer: Peer, request: wire.Request) -> None:
+        keys = request.arguments
+        self._check_batch(request, len(keys))
+        prefix = self.prefix(request.options)
+        answer = Answer(peer, request, len(keys))
+        names = self._names(answer, prefix, keys)
+        self._mutate_each(answer, [(position, Evict(name, self._is_small(name))) for position, name in names])
+
+    def _stat(self, peer: Peer, request: wire.Request) -> None:
+        keys = request.arguments
+        self._check_batch(request, len(keys))
+        prefix = self.prefix(request.options)
+        answer = Answer(peer, request, len(keys), payloads=True)
+        operations: list[Operation] = []
+        tickets: list[Ticket] = []
+        for position, name in self._names(answer, prefix, keys):
+
+            def told(operation: Stat, outcome: Outcome, position: int = position) -> None:
+                self.observe(operation.name, outcome.seen)
+                self.settle(answer, position, outcome)
+
+            operations.append(Stat(name))
+            tickets.append(told)
+        self._order_in_parts(operations, tickets)
+
+    def _tell_status(self, peer: Peer, request: wire.Request) -> None:
+        if request.arguments:
+            raise BadRequest(f"status takes as arguments: {wire.ARGUMENTS[b'status']}")
+        index, coherence = self._index, self._coherence
+        details = {
+            "objects": len(index),
+            "bytes": index.known_bytes,
+            "objects_not_sized": len(index) - index.sized_objects,
+            "coherent": coherence.coherent,
+            "epoch": coherence.epoch,
+            "clean": coherence.clean,
+            "scans": coherence.scans,
+            "losses": dict(coherence.losses),
+            "questions": coherence.questions,
+            "namespaces": list(self._prefixes),
+            "jobs": self.jobs_under_way,
+            "limits": {
+                "message_bytes_max": self.limits.message_bytes_max,
+                "batch_items_max": self.limits.batch_items_max,
+            },
+            **self._status(),
+        }
+        self.reply(peer, request, wire.OK, (), details)
+
+    # -- shared by the verbs (and by transfers)
+
+    def prefix(self, options: Mapping[str, Any]) -> bytes:
+        """Returns what names of the request's namespace begin with; raises `NamespaceMissing`."""
+        if not options:
+            return b""
+        namespace = options.get("namespace", "default")
+        prefix = self._prefixes.get(namespace)
+        if prefix is None:
+            served = ", ".join(self._prefixes)
+            raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves {served}")
+        return prefix
+
+    def names_of(self, prefix: bytes) -> list[bytes]:
+        """Returns a copy of all names of a namespace. About 100 ms at a million."""
+        if prefix:
+            return [name for name in self._index.names() if name.startswith(prefix)]
+        if len(self._prefixes) == 1:
+            return self._index.names()
+        return [name for name in self._index.names() if b"/" not in name]
+
+    def observe(self, name: bytes, seen: int) -> None:
+        """Takes what a read found in passing: a question, if the index says otherwise."""
+        if seen != UNSEEN and (seen == ABSENT) == self._index.has(name):
+            self._coherence.ask(name)
+
+    def settle(self, answer: Answer, position: int, outcome: Outcome) -> None:
+        """Takes the outcome of one item; sends the answer if it was the last."""
+        if outcome.error is not None:
+            last = answer.fail(position, outcome.error)
+        else:
+            last = answer.settle(position, outcome.word, outcome.payload)
+        if last:
+            self._send(answer.peer, answer.close())
+
+    def mutate(self, operation: Put | Evict | Commit, ticket: Ticket) -> None:
+        """Orders a change of a name as soon as it is its turn."""
+        self._start_changes([(operation, ticket)])
+
+    def order(self, operations: list[Operation], tickets: list[Any], moved_bytes: int = 0) -> None:
+        """Orders operations as one job."""
+        if operations:
+            self.jobs_under_way += 1
+            self.jobs.append(Job(operations, tickets, moved_bytes))
+
+    def reply(
+        self,
+        peer: Peer,
+        request: wire.Request,
+        results: bytes,
+        payloads: Sequence[Any] = (),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answers a request at once."""
+        self._send(peer, wire.encode_reply(request.envelope, request.id, results, payloads, details))
+
+    # -- parts
+
+    def _names(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
+        """Returns (position, name) of the keys that are keys; fails the items of the others."""
+        names = []
+        for position, key in enumerate(keys):
+            try:
+                wire.check_key(key)
+            except BadKey as error:
+                if answer.fail(position, error):
+                    self._send(answer.peer, answer.close())
+            else:
+                names.append((position, prefix + key))
+        return names
+
+    def _check_batch(self, request: wire.Request, items: int, *, whole: bool = True) -> None:
+        if not items or not whole:
+            verb = request.verb
+            raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
+        if items > self.limits.batch_items_max:
+            raise TooMany(f"a request has at most {self.limits.batch_items_max} items, this one has {items}")
+
+    def _is_small(self, name: bytes) -> bool:
+        size = self._index.size(name)
+        return size is None or 0 <= size <= self.limits.inline_bytes_max
+
+    def _mutate_each(self, answer: Answer, items: list[tuple[int, Put | Evict]]) -> None:
+        def settled(position: int) -> Ticket:
+            return lambda _, outcome: self.settle(answer, position, outcome)
+
+        self._start_changes([(operation, settled(position)) for position, operation in items])
+
+    def _start_changes(self, changes: list[tuple[Any, Ticket]]) -> None:
+        """Orders those changes whose names are free; the others follow when it is their turn."""
+        ready = [change for change in changes if self._turns.take(change[0].name, change)]
+        for operation, _ in ready:
+            self._coherence.begin(operation.name)
+        moved = 0
+        operations: list[Operation] = []
+        tickets: list[Ticket] = []
+        for operation, ticket in ready:
+            operations.append(operation)
+            tickets.append(self._change_ticket(ticket))
+            moved += len(operation.payload) if isinstance(operation, Put) else 0
+        self._order_in_parts(operations, tickets, moved)
+
+    def _change_ticket(self, ticket: Ticket) -> Ticket:
+        def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:
+            self._coherence.finish(operation.name, outcome.seen)
+            following = self._turns.release(operation.name)
+            if following is not None:
+                next_operation, next_ticket = following
+                self._coherence.begin(next_operation.name)
+                self.order([next_operation], [self._change_ticket(next_ticket)])
+            if ticket is not None:
+                ticket(operation, outcome)
+
+        return changed
+
+    def _look_ticket(self, name: bytes, answer: Answer | None = None, position: int = 0) -> Ticket:
+        number = self._coherence.start_look(name)
+
+        def looked(_: Look, outcome: Outcome) -> None:
+            self._coherence.looked(name, number, outcome.seen)
+            if answer is None:
+                return
+            if outcome.error is not None:
+                self.settle(answer, position, outcome)
+            else:
+                self._settle_word(answer, position, NO if outcome.seen == ABSENT else YES)
+
+        return looked
+
+    def _settle_word(self, answer: Answer, position: int, word: bytes) -> None:
+        if answer.settle(position, word):
+            self._send(answer.peer, answer.close())
+
+    def _order_in_parts(self, operations: list[Operation], tickets: list[Ticket], moved: int = 0) -> None:
+        """Orders many operations as several jobs, so that more than one worker has something of them."""
+        size = self._questions_per_job
+        for start in range(0, len(operations), size):
+            part = operations[start : start + size]
+            self.order(part, tickets[start : start + size], moved * len(part) // len(operations))
+
+    def _refuse(self, peer: Peer, envelope: bool, request_id: bytes, error: StorekeeperError) -> None:
+        self._send(peer, wire.encode_refusal(envelope, request_id, error))
+
+    def _send(self, peer: Peer, frames: list[Any]) -> None:
+        if not peer.gone:
+            self.replies.append((peer, frames))
