@@ -1,0 +1,187 @@
+"""How frames travel between a client and its daemon: one pyzmq DEALER per call under way.
+
+Owns sockets and the process's ZeroMQ context. A carrier is used by one call at a time, so no lock is held while
+waiting, another thread never waits for it, and a `__del__` that calls the store inside a call simply takes another
+carrier. After any failure a carrier is closed, not used again: a late answer can then reach nobody.
+
+Nothing of it crosses a fork: a child makes its own context and sockets and leaves the parent's alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import zmq
+
+from storekeeper.errors import BadRequest, DaemonUnreachable, TimedOut
+
+_COPY_BYTES = 64 * 1024
+"""A frame below this is cheaper copied than shared (pyzmq's own threshold)."""
+_PATIENCE_MS = 50
+"""How long to wait for an answer before asking whether the daemon is still there."""
+
+_context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+
+
+def _process_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """Returns this process's context, made at first use: two threads, six descriptors, one millisecond."""
+    global _context  # noqa: PLW0603 - one per process, like the threads behind it
+    if _context is None or _context[0] != os.getpid():
+        _context = (os.getpid(), zmq.Context())
+    return _context[1]
+
+
+class Carrier:
+    """One connection to a daemon.
+
+    Args:
+        address: where the daemon is.
+
+    Raises:
+        BadRequest: the address is none.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.pid = os.getpid()
+        self._address = address
+        self._socket = _process_context().socket(zmq.DEALER)
+        try:
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
+            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+            self._socket.setsockopt(zmq.SNDHWM, 0)
+            self._socket.setsockopt(zmq.RCVHWM, 0)
+            self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+            self._events.setsockopt(zmq.LINGER, 0)
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise BadRequest(f"{address!r} is no address: {error}; use ipc:///path") from None
+        self._connected = False
+
+    def send(self, frames: Sequence[Any]) -> None:
+        """Queues a message to the daemon.
+
+        Args:
+            frames: bytes-like objects; long immutable ones are sent without a copy.
+        """
+        last = len(frames) - 1
+        for position, frame in enumerate(frames):
+            flags = zmq.NOBLOCK | (zmq.SNDMORE if position < last else 0)
+            # A buffer that its owner may change later is copied: a send may outlive the call that gave up on it.
+            share = type(frame) is bytes and len(frame) >= _COPY_BYTES
+            self._socket.send(frame, flags, copy=not share)  # never blocks: its queue has no high-water mark
+
+    def receive(self, deadline: float, *, copy: bool = True) -> list[Any]:
+        """Returns the frames of the next message of the daemon.
+
+        Args:
+            deadline: time.monotonic() until which to wait.
+            copy: bytes if true; else zmq.Frame objects, whose `buffer` is the received memory itself.
+
+        Raises:
+            TimedOut: the daemon is there but sent nothing in time.
+            DaemonUnreachable: the daemon went away, or was never there; a new carrier may find the next one.
+        """
+        self._wait(deadline)
+        return self._socket.recv_multipart(zmq.NOBLOCK, copy=copy)
+
+    def close(self) -> None:
+        """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
+        if self.pid == os.getpid():
+            self._socket.disable_monitor()
+            self._socket.close(0)
+
+    def is_whole(self) -> bool:
+        """Returns whether the connection has not broken since it was made."""
+        try:
+            self._take_events()
+        except DaemonUnreachable:
+            return False
+        return True
+
+    def _wait(self, deadline: float) -> None:
+        while True:
+            left_ms = (deadline - time.monotonic()) * 1000
+            if self._socket.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1))):
+                return
+            self._take_events()
+            if not self._connected and not somebody_listens(self._address):
+                raise unreachable(self._address)
+            if left_ms <= 0:
+                raise TimedOut("the daemon did not answer in time; try again, or allow more with timeout=")
+
+    def _take_events(self) -> None:
+        """Raises `DaemonUnreachable` if the connection broke: a request in flight is then lost without a word."""
+        while self._events.poll(0):
+            event = int.from_bytes(self._events.recv_multipart()[0][:2], "little")
+            if event != zmq.EVENT_CONNECTED:
+                raise unreachable(self._address)
+            self._connected = True
+
+
+def unreachable(address: str) -> DaemonUnreachable:
+    """Returns the error that says nobody serves an address."""
+    return DaemonUnreachable(
+        f"no daemon answers at {address}: start one with 'storekeeperd serve DIRECTORY', "
+        "or name another with address= or $STOREKEEPER_ADDRESS"
+    )
+
+
+def somebody_listens(address: str) -> bool:
+    """Returns whether a connection to an ipc:// address is taken; True for others. Some 20 µs; never blocks."""
+    if not address.startswith("ipc://"):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except BlockingIOError:  # its queue is full: somebody is there
+            return True
+        except OSError:
+            return False
+    return True
+
+
+class Carriers:
+    """The idle carriers of one client, ready to be taken by its next calls. Thread-safe, fork-safe and re-entrant.
+
+    Args:
+        address: where the daemon is.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        # deque.pop and append are atomic and take no lock, so they are safe in a __del__ that interrupts them.
+        self._idle: deque[Carrier] = deque()
+
+    def take(self) -> Carrier:
+        """Returns a carrier for one call: an idle one of this process, else a new one."""
+        pid = os.getpid()
+        while True:
+            try:
+                carrier = self._idle.pop()
+            except IndexError:
+                return Carrier(self._address)
+            if carrier.pid != pid:
+                continue
+            if carrier.is_whole():
+                return carrier
+            carrier.close()
+
+    def give_back(self, carrier: Carrier) -> None:
+        """Takes back a carrier that has no answer outstanding."""
+        self._idle.append(carrier)
+
+    def close(self) -> None:
+        """Closes the idle carriers."""
+        while True:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return

@@ -1,0 +1,70 @@
+"""One call's conversation with the daemon: requests out, replies matched to them by id, several under way.
+
+Owns the ids. Uses one carrier, to which nobody else talks meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from storekeeper import wire
+from storekeeper.carriers import Carrier
+from storekeeper.errors import ProtocolError
+
+_ids = itertools.count(1)
+_NOTHING: Mapping[str, Any] = {}
+
+
+class Exchange:
+    """Requests over one carrier until one deadline.
+
+    Args:
+        carrier: how they travel.
+        deadline: time.monotonic() after which `receive` gives up.
+    """
+
+    def __init__(self, carrier: Carrier, deadline: float) -> None:
+        self._carrier = carrier
+        self._deadline = deadline
+        self._under_way: set[bytes] = set()
+
+    def ask(
+        self,
+        verb: bytes,
+        arguments: Iterable[Any] = (),
+        options: Mapping[str, Any] = _NOTHING,
+    ) -> wire.Reply:
+        """Sends a request and returns its reply.
+
+        Raises:
+            StorekeeperError: the daemon refused it, did not answer in time, or is not there.
+        """
+        self.send(verb, arguments, options)
+        return self.receive()
+
+    def send(self, verb: bytes, arguments: Iterable[Any], options: Mapping[str, Any] = _NOTHING) -> bytes:
+        """Sends a request without waiting; returns its id."""
+        request_id = b"%d" % next(_ids)
+        self._carrier.send(wire.encode_request(verb, request_id, options, arguments))
+        self._under_way.add(request_id)
+        return request_id
+
+    def receive(self, *, copy: bool = True) -> wire.Reply:
+        """Returns the next reply to a request under way; they may come in any order.
+
+        Args:
+            copy: payloads as bytes if true; else as zmq.Frame objects.
+        """
+        frames = self._carrier.receive(self._deadline, copy=copy)
+        request_id = wire.reply_id(frames)
+        if request_id not in self._under_way:
+            raise ProtocolError("an answer to nothing that was asked")
+        self._under_way.remove(request_id)
+        return wire.decode_reply(frames)
+
+    def drain(self) -> None:
+        """Takes in the replies still under way, whatever they say, so that the carrier can serve another call."""
+        while self._under_way:
+            self._under_way.discard(wire.reply_id(self._carrier.receive(self._deadline)))

@@ -1,0 +1,124 @@
+"""Large objects: moved in ranges over one exchange, several ranges under way, so that neither side holds much.
+
+Owns the window and the order of the ranged verbs. An upload that is interrupted leaves nothing behind: the daemon
+forgets it with the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from storekeeper import wire
+from storekeeper.errors import StorekeeperError, from_wire
+from storekeeper.exchange import Exchange
+
+WINDOW = 4
+"""Ranges under way: enough to keep both sides busy (2 stall, 8 gain nothing, measured)."""
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that have just been moved."""
+
+
+Sink = Callable[[int, memoryview], None]
+"""Called with the place of a part in the object, and the part, which is only valid during the call."""
+
+
+def nothing(_: int) -> None:
+    """Progress that nobody watches."""
+
+
+def upload(
+    exchange: Exchange,
+    key: bytes,
+    data: memoryview,
+    options: Mapping[str, Any],
+    progress: Progress = nothing,
+) -> wire.Reply:
+    """Sends an object in ranges; returns the reply to its commit.
+
+    Raises:
+        StorekeeperError: the daemon refused it; nothing was stored.
+    """
+    begun = exchange.ask(b"upload", [key], options)
+    check_item(begun)
+    handle = begun.details["handle"].encode()
+    size = len(data)
+    sent = acknowledged = 0
+    try:
+        while acknowledged < size:
+            while sent < size and sent - acknowledged < WINDOW * wire.RANGE_BYTES:
+                part = data[sent : sent + wire.RANGE_BYTES]
+                exchange.send(b"write", [handle, b"%d" % sent, part])
+                sent += len(part)
+            check_item(exchange.receive())
+            moved = min(wire.RANGE_BYTES, size - acknowledged)
+            acknowledged += moved
+            progress(moved)
+    except StorekeeperError as error:
+        if error.code in ("timed_out", "unreachable", "protocol"):
+            raise
+        exchange.drain()
+        exchange.ask(b"abort", [handle])
+        raise
+    return exchange.ask(b"commit", [handle, b"%d" % size])
+
+
+class Download:
+    """An object that is fetched in ranges; it stays the same object whatever happens to its key meanwhile.
+
+    Args:
+        exchange: over which it comes.
+        key: which one.
+        options: the namespace, if it is not the default one.
+
+    Attributes:
+        size: of the object in bytes; None if there is none.
+    """
+
+    def __init__(self, exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> None:
+        self._exchange = exchange
+        opened = exchange.ask(b"open", [key], options)
+        check_item(opened)
+        self.size: int | None = None
+        if opened.words != ["absent"]:
+            self.size = int(opened.details["size"])
+            self._handle = opened.details["handle"].encode()
+
+    def fetch(self, sink: Sink, progress: Progress = nothing) -> None:
+        """Fetches all of it; `sink` gets each part with its place, in any order."""
+        assert self.size is not None
+        exchange, size = self._exchange, self.size
+        starts: dict[bytes, int] = {}
+        asked = received = 0
+        while received < size:
+            while asked < size and asked - received < WINDOW * wire.RANGE_BYTES:
+                length = min(wire.RANGE_BYTES, size - asked)
+                request_id = exchange.send(b"read", [self._handle, b"%d" % asked, b"%d" % length])
+                starts[request_id] = asked
+                asked += length
+            reply = exchange.receive(copy=False)
+            check_item(reply)
+            part = reply.payloads[0].buffer
+            start = starts.pop(reply.id)
+            if len(part) != min(wire.RANGE_BYTES, size - start):
+                raise from_wire("disk_failed", "the object became shorter while it was read")
+            sink(start, part)
+            received += len(part)
+            progress(len(part))
+        exchange.ask(b"close", [self._handle])
+
+
+def check_item(reply: wire.Reply, position: int = 0) -> None:
+    """Raises the typed error of one item of a reply, if it failed."""
+    error = item_error(reply, position)
+    if error is not None:
+        raise error
+
+
+def item_error(reply: wire.Reply, position: int) -> StorekeeperError | None:
+    """Returns the typed error of one item of a reply, None if it did not fail."""
+    errors = reply.details.get("errors")
+    if not errors or str(position) not in errors:
+        return None
+    return from_wire(reply.words[position], str(errors[str(position)]))
