@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from storekeeper import ranges, wire
 from storekeeper.address import default_address, normal_address
-from storekeeper.carriers import Carriers, somebody_listens, unreachable
+from storekeeper.carriers import Carrier, Carriers, somebody_listens, unreachable
 from storekeeper.errors import (
     BatchFailed,
     ClientClosed,
@@ -39,7 +39,6 @@ Objects = list[bytes | None]
 TIMEOUT_S = 30.0
 _FIRST_GRACE_S = 1.0
 _RETRY_PAUSE_S = 0.02
-_RANGED_BYTES_PER_S = 16 * 1024 * 1024
 
 
 class ObjectInfo(NamedTuple):
@@ -76,7 +75,7 @@ class Client:
         self._grace_s = min(_FIRST_GRACE_S, timeout)
         self._closed = False
         self._carriers = Carriers(self.address)
-        self._finalizer = weakref.finalize(self, self._carriers.close)
+        self._finalizer: weakref.finalize[Any, Any] = self._finalize()
 
     # -- the four verbs, for one
 
@@ -189,7 +188,7 @@ class Client:
                 elif word == "later":
                     later.append(position)
                 elif word == "large":
-                    results[position] = self._get_large(frames[position])
+                    results[position] = self._get_large(frames[position].decode())
                 elif word != "absent":
                     results[position] = ranges.item_error(reply, item)
             left = later + left
@@ -254,6 +253,9 @@ class Client:
 
     # -- parts
 
+    def _finalize(self) -> weakref.finalize[Any, Any]:
+        return weakref.finalize(self, self._carriers.close)
+
     def _put_options(self, replace: bool, durability: str) -> dict[str, Any]:
         options = dict(self._options)
         if replace:
@@ -284,51 +286,56 @@ class Client:
             else:
                 progress(len(view))
         if reply is None:
-            reply = self._exchange(lambda exchange: ranges.upload(exchange, frame, view, options, progress), len(view))
+            reply = self._exchange(lambda exchange: ranges.upload(exchange, frame, view, options, progress))
         ranges.check_item(reply)
         _check_durability(reply, durability)
         return name, reply.words[0]
 
-    def _get_large(self, frame: bytes) -> bytes | None:
-        def fetch(exchange: Exchange) -> bytes | None:
-            download = ranges.Download(exchange, frame, self._options)
-            if download.size is None:
-                return None
-            # BytesIO hands out its buffer as bytes without a copy; a bytearray would have to be copied once more.
-            target = io.BytesIO()
+    def _fetch(self, key: str, begin: ranges.Begin, progress: ranges.Progress = ranges.nothing) -> int | None:
+        """Fetches an object in ranges. Returns its size, None if there is none.
 
-            def keep(start: int, part: memoryview) -> None:
-                target.seek(start)
-                target.write(part)
-
-            download.fetch(keep)
-            return target.getvalue()
-
-        return self._exchange(fetch, self._size_of(frame))
-
-    def _get_into(self, key: str, into: Any, progress: ranges.Progress = ranges.nothing) -> int | None:
-        target = memoryview(into).cast("B")
-        if target.readonly:
-            raise ValueError("into= needs a writable buffer")
+        After a restart of the daemon it begins anew, so that all parts are of one object.
+        """
         frame = wire.key_frame(key)
 
         def fetch(exchange: Exchange) -> int | None:
             download = ranges.Download(exchange, frame, self._options)
             if download.size is not None:
-                if download.size > len(target):
-                    raise ValueError(f"the object has {download.size} bytes, the buffer {len(target)}")
-
-                def keep(start: int, part: memoryview) -> None:
-                    target[start : start + len(part)] = part
-
-                download.fetch(keep, progress)
+                download.fetch(begin, progress)
             return download.size
 
-        return self._exchange(fetch, len(target))
+        return self._exchange(fetch)
 
-    def _size_of(self, frame: bytes) -> int:
-        info = self.stat(frame.decode())
-        return 0 if info is None else info.size
+    def _get_large(self, key: str) -> bytes | None:
+        target = io.BytesIO()
+
+        def begin(_: int) -> ranges.Sink:
+            # BytesIO hands out its buffer as bytes without a copy; a bytearray would have to be copied once more.
+            nonlocal target
+            target = io.BytesIO()
+            return keep
+
+        def keep(start: int, part: memoryview) -> None:
+            target.seek(start)
+            target.write(part)
+
+        size = self._fetch(key, begin)
+        return None if size is None else target.getvalue()
+
+    def _get_into(self, key: str, into: Any) -> int | None:
+        target = memoryview(into).cast("B")
+        if target.readonly:
+            raise ValueError("into= needs a writable buffer")
+
+        def begin(size: int) -> ranges.Sink:
+            if size > len(target):
+                raise ValueError(f"the object has {size} bytes, the buffer {len(target)}")
+            return keep
+
+        def keep(start: int, part: memoryview) -> None:
+            target[start : start + len(part)] = part
+
+        return self._fetch(key, begin)
 
     def _ask_each(self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str) -> Bools:
         frames = [wire.key_frame(key) for key in keys]
@@ -343,42 +350,52 @@ class Client:
     def _ask(self, verb: bytes, arguments: Sequence[Any], options: Mapping[str, Any] = {}) -> wire.Reply:
         return self._exchange(lambda exchange: exchange.ask(verb, arguments, options))
 
-    def _exchange(self, talk: Callable[[Exchange], T], ranged_bytes: int = 0) -> T:
+    def _exchange(self, talk: Callable[[Exchange], T]) -> T:
         """Talks to the daemon, again from the start if it went away meanwhile, until the deadline."""
         started = time.monotonic()
-        deadline = started + self.timeout + ranged_bytes / _RANGED_BYTES_PER_S
-        if not self._grace_s and not somebody_listens(self.address):
-            raise unreachable(self.address)
+        deadline = started + self.timeout
+        self._expect_daemon(deadline)
         while True:
             if self._closed:
                 raise ClientClosed("this client was closed; make a new one")
-            carrier = self._carriers.take()
+            carriers = self._carriers
+            carrier = carriers.take()
+            exchange = Exchange(carrier, deadline)
             try:
-                result = talk(Exchange(carrier, deadline))
+                result = talk(exchange)
             except (DaemonUnreachable, DaemonStopping) as error:
                 carrier.close()
-                if time.monotonic() + _RETRY_PAUSE_S >= min(deadline, started + self._grace_s):
-                    self._grace_s = 0.0
-                    raise error
-                time.sleep(_RETRY_PAUSE_S)
+                self._await_daemon(error, started, exchange.deadline)
             except (TimedOut, ProtocolError):
                 carrier.close()
                 raise
             except StorekeeperError:
-                self._keep(carrier)  # a refusal is an answer: nothing is outstanding
+                self._keep(carriers, carrier)  # a refusal is an answer: nothing is outstanding
                 raise
             except BaseException:
                 carrier.close()
                 raise
             else:
                 self._grace_s = self.timeout
-                self._keep(carrier)
+                self._keep(carriers, carrier)
                 return result
 
-    def _keep(self, carrier: Any) -> None:
-        self._carriers.give_back(carrier)
-        if self._closed:
-            self._carriers.close()
+    def _expect_daemon(self, deadline: float) -> None:
+        """Raises at once if the last call found the daemon dead and it still is: many calls then fail fast."""
+        if not self._grace_s and not somebody_listens(self.address):
+            raise unreachable(self.address)
+
+    def _await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+        """Waits a moment for the next daemon; raises the error if it is time to give up."""
+        if time.monotonic() + _RETRY_PAUSE_S >= min(deadline, started + self._grace_s):
+            self._grace_s = 0.0
+            raise error
+        time.sleep(_RETRY_PAUSE_S)
+
+    def _keep(self, carriers: Carriers, carrier: Carrier) -> None:
+        carriers.give_back(carrier)
+        if self._closed or carriers is not self._carriers:
+            carriers.close()
 
 
 def _view(data: Any) -> memoryview:

@@ -15,6 +15,7 @@ from storekeeper.errors import ProtocolError
 
 _ids = itertools.count(1)
 _NOTHING: Mapping[str, Any] = {}
+_RANGED_BYTES_PER_S = 16 * 1024 * 1024
 
 
 class Exchange:
@@ -23,12 +24,19 @@ class Exchange:
     Args:
         carrier: how they travel.
         deadline: time.monotonic() after which `receive` gives up.
+
+    Attributes:
+        deadline: the same, later by what `allow` added.
     """
 
     def __init__(self, carrier: Carrier, deadline: float) -> None:
         self._carrier = carrier
-        self._deadline = deadline
+        self.deadline = deadline
         self._under_way: set[bytes] = set()
+
+    def allow(self, size_bytes: int) -> None:
+        """Puts the deadline off for an object that travels in ranges: a second for every 16 MiB."""
+        self.deadline += size_bytes / _RANGED_BYTES_PER_S
 
     def ask(
         self,
@@ -57,7 +65,7 @@ class Exchange:
         Args:
             copy: payloads as bytes if true; else as zmq.Frame objects.
         """
-        frames = self._carrier.receive(self._deadline, copy=copy)
+        frames = self._carrier.receive(self.deadline, copy=copy)
         request_id = wire.reply_id(frames)
         if request_id not in self._under_way:
             raise ProtocolError("an answer to nothing that was asked")
@@ -67,4 +75,4 @@ class Exchange:
     def drain(self) -> None:
         """Takes in the replies still under way, whatever they say, so that the carrier can serve another call."""
         while self._under_way:
-            self._under_way.discard(wire.reply_id(self._carrier.receive(self._deadline)))
+            self._under_way.discard(wire.reply_id(self._carrier.receive(self.deadline)))

@@ -23,6 +23,9 @@ Progress = Callable[[int], None]
 Sink = Callable[[int, memoryview], None]
 """Called with the place of a part in the object, and the part, which is only valid during the call."""
 
+Begin = Callable[[int], Sink]
+"""Called with the size of an object that is about to arrive; again if it has to begin anew. Gives the sink."""
+
 
 def nothing(_: int) -> None:
     """Progress that nobody watches."""
@@ -44,6 +47,7 @@ def upload(
     check_item(begun)
     handle = begun.details["handle"].encode()
     size = len(data)
+    exchange.allow(size)
     sent = acknowledged = 0
     try:
         while acknowledged < size:
@@ -85,10 +89,12 @@ class Download:
             self.size = int(opened.details["size"])
             self._handle = opened.details["handle"].encode()
 
-    def fetch(self, sink: Sink, progress: Progress = nothing) -> None:
-        """Fetches all of it; `sink` gets each part with its place, in any order."""
+    def fetch(self, begin: Begin, progress: Progress = nothing) -> None:
+        """Fetches all of it: `begin` is told the size and gives the sink that gets each part with its place."""
         assert self.size is not None
         exchange, size = self._exchange, self.size
+        exchange.allow(size)
+        sink = begin(size)
         starts: dict[bytes, int] = {}
         asked = received = 0
         while received < size:

@@ -44,22 +44,28 @@ def encode_frame(body: Any, *, more: bool) -> list[Any]:
 
 def encode_message(frames: list[Any]) -> list[Any]:
     """Returns a message as a list of buffers; short frames are joined, long ones are passed on uncopied."""
-    last = len(frames) - 1
-    parts: list[bytes] = []
+    more = _SHORT_HEADS[1]
+    parts: list[Any] = []
+    try:
+        for frame in frames:
+            parts.append(more[len(frame)])
+            parts.append(frame)
+        # Every head says that more follows; the last one must not.
+        parts[-2] = _SHORT_HEADS[0][len(frames[-1])]
+    except IndexError:  # some frame has more than 255 bytes
+        return _encode_long_message(frames)
+    return [b"".join(parts)]
+
+
+def _encode_long_message(frames: list[Any]) -> list[Any]:
     buffers: list[Any] = []
-    short = _SHORT_HEADS[1]
+    parts: list[Any] = []
+    last = len(frames) - 1
     for position, frame in enumerate(frames):
-        size = len(frame)
-        if size < 256:
-            parts.append(short[size] if position < last else _SHORT_HEADS[0][size])
-            parts.append(frame)
-            continue
-        parts.append(bytes([_LONG | (position < last)]) + size.to_bytes(8, "big"))
-        if size <= LONG_FRAME_BYTES:
-            parts.append(frame)
-        else:
-            buffers.append(b"".join(parts))
-            buffers.append(frame)
+        parts += encode_frame(frame, more=position < last)
+        if len(frame) > LONG_FRAME_BYTES:
+            long = parts.pop()
+            buffers += (b"".join(parts), long)
             parts = []
     if parts:
         buffers.append(b"".join(parts))
@@ -111,8 +117,8 @@ class Engine:
     Args:
         socket_type: what this end claims to be: b"ROUTER" or b"DEALER".
         as_server: the as-server bit of the greeting, which NULL ignores.
-        message_bytes_max: the sum of all frames of a message; one that has more is passed over as it arrives, never
-            held, and handed out as `Overlong`.
+        message_bytes_max: the sum of all frames of a message that have more than 255 bytes; a message that has more
+            is passed over as it arrives, never held, and handed out as `Overlong`.
         frames_max: frames in a message; more are a breach of protocol.
 
     Attributes:
@@ -178,35 +184,32 @@ class Engine:
         if self._message_complete:
             return self._take_message()
         data = self._data
-        position = self._position
         end = len(data)
+        position = self._position
         frames = self._frames
-        message_bytes = self._message_bytes
+        frames_max = self._frames_max
         while True:
             # A short message frame, the common case, is parsed here; all else in _next_frame.
-            if end - position >= 2:
+            if position + 1 < end:
                 flags = data[position]
-                if flags <= _MORE:
-                    body = position + 2
-                    stop = body + data[position + 1]
-                    if stop <= end:
-                        frames.append(data[body:stop])
-                        message_bytes += stop - body
-                        position = stop
-                        if not flags and len(frames) <= self._frames_max:
-                            self._position = position
-                            return self._take_message()
-                        if len(frames) >= self._frames_max:
-                            raise ProtocolError(f"a message has at most {self._frames_max} frames")
-                        continue
+                stop = position + 2 + data[position + 1]
+                if flags <= 1 and stop <= end:  # 1 is _MORE
+                    frames.append(data[position + 2 : stop])
+                    position = stop
+                    if not flags:
+                        self._position = position
+                        if len(frames) > frames_max:
+                            raise ProtocolError(f"a message has at most {frames_max} frames")
+                        return self._take_message()
+                    if len(frames) >= frames_max:
+                        raise ProtocolError(f"a message has at most {frames_max} frames")
+                    continue
             self._position = position
-            self._message_bytes = message_bytes
             if not self._next_frame():
                 return None
             if self._message_complete:
                 return self._take_message()
             position = self._position
-            message_bytes = self._message_bytes
 
     _message_complete = False
 

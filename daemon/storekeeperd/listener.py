@@ -8,6 +8,7 @@ loses its connection and nothing else happens. What messages mean is the service
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import select
 import socket
@@ -32,6 +33,8 @@ _HEAD_BYTES_MAX = 512 * 1024
 """What heads, keys and options of a message may add to its payload."""
 _FRAMES_MAX = 2 * wire.BATCH_ITEMS_MAX + 8
 _SEND_BUFFERS = 64
+_JOIN_BYTES_MAX = 64 * 1024
+"""Replies that wait together are joined up to this; above, the kernel gathers them."""
 _ACCEPTS_PER_TURN = 64
 
 
@@ -82,14 +85,17 @@ class Connection:
 
     def advance(self) -> None:
         """Takes the messages that are there, as far as the peer's bounds allow, and sends what is queued."""
-        engine, peer = self._engine, self.peer
-        while not self._is_paused():
+        engine, peer, limits = self._engine, self.peer, self._limits
+        take = self._listener.take
+        while (
+            self._out_bytes + peer.owed_bytes <= limits.peer_bytes_max and peer.owed_requests < limits.peer_requests_max
+        ):
             message = engine.next_message()
             if engine.outgoing:
                 self._send_protocol()
             if message is None:
                 break
-            self._listener.take(self, peer, message)
+            take(self, peer, message)
         if self._out:
             self._flush()
         wanted = (0 if self._is_paused() else READ) | (WRITE if self._out else 0)
@@ -132,9 +138,13 @@ class Connection:
             try:
                 if len(out) == 1:
                     sent = self.socket.send(out[0])
+                elif self._out_bytes <= _JOIN_BYTES_MAX:
+                    joined = b"".join(out)
+                    out.clear()
+                    out.append(joined)
+                    sent = self.socket.send(joined)
                 else:
-                    count = min(len(out), _SEND_BUFFERS)
-                    sent = self.socket.sendmsg([out[position] for position in range(count)])
+                    sent = self.socket.sendmsg(list(itertools.islice(out, _SEND_BUFFERS)))
             except BlockingIOError:
                 return
             self._out_bytes -= sent

@@ -1,0 +1,171 @@
+"""A client that knows only a directory: it finds the daemon that owns it, and starts one if none does.
+
+Owns finding and starting. The daemon's address stands in `.storekeeper/address`; that it is the right daemon is
+checked by the store's UUID, because another one may have taken over the address. Of several processes that want to
+start a daemon one does, the others wait for it; should two start all the same, the daemon's own lock on the store
+settles it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storekeeper.address import user_folder
+from storekeeper.carriers import Carriers, somebody_listens
+from storekeeper.client import TIMEOUT_S, Client
+from storekeeper.errors import DaemonUnreachable, StorekeeperError
+
+FOLDER = ".storekeeper"
+IDLE_EXIT_S = 30
+"""How long a daemon started here stays after its last client."""
+SOCKET_PATH_BYTES_MAX = 107
+_POLL_S = 0.01
+
+
+class DirectoryClient(Client):
+    """A `Client` of the daemon that owns a directory.
+
+    Args:
+        directory: the store. It is made if it is missing.
+        timeout: seconds a call may take, starting a daemon included.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, timeout: float = TIMEOUT_S) -> None:
+        self._directory = Path(os.path.abspath(directory))
+        self._found = False
+        super().__init__(own_address(self._directory), timeout=timeout)
+
+    def _expect_daemon(self, deadline: float) -> None:
+        if not self._found:
+            self._find(deadline)
+
+    def _await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise error
+        self._find(deadline)
+
+    def _find(self, deadline: float) -> None:
+        address = find_daemon(self._directory) or start_daemon(self._directory, deadline)
+        if address != self.address:
+            self._carriers.close()
+            self.address = address
+            self._carriers = Carriers(address)
+            self._finalizer.detach()
+            self._finalizer = self._finalize()
+        self._found = True
+
+
+def own_address(directory: Path) -> str:
+    """Returns where a daemon started for a directory listens: inside it, if the path is not too long for that."""
+    inside = directory / FOLDER / "socket"
+    if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES_MAX:
+        return f"ipc://{inside}"
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return f"ipc://{user_folder() / name / 'socket'}"
+
+
+def find_daemon(directory: Path) -> str | None:
+    """Returns the address of the daemon that owns a directory, None if none answers."""
+    try:
+        address = (directory / FOLDER / "address").read_text("utf-8").strip()
+        store_id = json.loads((directory / FOLDER / "store").read_text("utf-8"))["uuid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not somebody_listens(address):
+        return None
+    with Client(address, timeout=2.0) as client:
+        try:
+            return address if client.status()["store_id"] == store_id else None
+        except (StorekeeperError, KeyError):
+            return None
+
+
+def start_daemon(directory: Path, deadline: float) -> str:
+    """Starts a daemon for a directory, or waits for the one that somebody else is starting; returns its address.
+
+    Args:
+        directory: the store.
+        deadline: time.monotonic() until which to wait for it.
+
+    Raises:
+        DaemonUnreachable: it cannot be started, or did not answer in time; says why.
+    """
+    if importlib.util.find_spec("storekeeperd") is None or importlib.util.find_spec("watchdog") is None:
+        raise DaemonUnreachable(
+            f"no daemon owns {directory}, and none can be started: pip install 'storekeeper[daemon]'"
+        )
+    log = directory / FOLDER / "log"
+    try:
+        (directory / FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
+        while True:
+            with _starting(directory) as first:
+                if first and find_daemon(directory) is None:
+                    _spawn(directory, log)
+                    return _wait(directory, deadline, log)
+            address = find_daemon(directory)
+            if address is not None:
+                return address
+            if time.monotonic() >= deadline:
+                raise DaemonUnreachable(f"no daemon came up for {directory} in time; see {log}")
+            time.sleep(_POLL_S)
+    except OSError as error:
+        if isinstance(error, DaemonUnreachable):
+            raise
+        raise DaemonUnreachable(f"no daemon owns {directory}, and none can be started: {error}") from None
+
+
+@contextmanager
+def _starting(directory: Path) -> Iterator[bool]:
+    """Whether this process is the one that may start a daemon now."""
+    lock = os.open(directory / FOLDER / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(lock)
+
+
+def _spawn(directory: Path, log: Path) -> None:
+    daemon = [sys.executable, "-m", "storekeeperd", "serve", str(directory)]
+    daemon += ["--address", own_address(directory), "--idle-exit", str(IDLE_EXIT_S)]
+    daemon += ["--socket-mode", f"{_socket_mode(directory):04o}", "--log-level", "warning"]
+    with open(log, "ab") as stderr:
+        # The shell leaves at once, so the daemon is nobody's child here: no zombie, no signal of our terminal.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *daemon],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd="/",
+            start_new_session=True,
+            check=True,
+        )
+
+
+def _wait(directory: Path, deadline: float, log: Path) -> str:
+    while (address := find_daemon(directory)) is None:
+        if time.monotonic() >= deadline:
+            said = log.read_text("utf-8", "replace").strip().splitlines()[-1:]
+            raise DaemonUnreachable(f"the daemon for {directory} did not come up: {' '.join(said) or 'no word'}")
+        time.sleep(_POLL_S)
+    return address
+
+
+def _socket_mode(directory: Path) -> int:
+    """Who may write into the directory may talk to its daemon."""
+    mode = stat.S_IMODE(os.stat(directory).st_mode)
+    writers = mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    return 0o600 | writers | writers << 1
