@@ -1,0 +1,29 @@
+# make run    a daemon on ./store, with a short live demonstration
+# make test   everything CI runs: ruff, mypy --strict, pytest
+# make check  ruff and mypy alone
+# make bench  figures, side by side with what they are measured against
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: run test check bench
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "storekeeper needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(READY)
+	@exec $(BIN)/python tests/demonstration.py store
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
