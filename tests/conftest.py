@@ -1,0 +1,149 @@
+"""Shared by all tests: options, a real daemon as a process, and the check that nothing leaks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from storekeeper import Client
+from storekeeper.carriers import somebody_listens
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=2000, help="worlds that test_simulation runs")
+    parser.addoption("--first-seed", type=int, default=1, help="the first of them")
+    parser.addoption("--cases", type=int, default=20_000, help="cases of each garbage test")
+    parser.addoption("--kills", type=int, default=5, help="SIGKILLs of the daemon under load")
+
+
+class Daemon:
+    """A storekeeperd process on a directory; may be killed and started again."""
+
+    def __init__(self, store: Path, address: str, *options: str) -> None:
+        self.store = store
+        self.address = address
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = store.parent / f"{store.name}.log"
+
+    def start(self) -> Daemon:
+        command = [sys.executable, "-m", "storekeeperd", "serve", str(self.store), "--address", self.address]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([*command, *self.options], stderr=log)
+        deadline = time.monotonic() + 20
+        while not somebody_listens(self.address):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, "the daemon did not come up"
+            time.sleep(0.005)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def client(self, **options: object) -> Client:
+        return Client(self.address, **options)  # type: ignore[arg-type]
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Gives a function that starts daemons; they end with the test."""
+    started: list[Daemon] = []
+
+    def start(*options: str, name: str = "store") -> Daemon:
+        daemon = Daemon(tmp_path / name, f"ipc://{tmp_path}/{name}.socket", *options)
+        started.append(daemon)
+        return daemon.start()
+
+    yield start
+    for daemon in started:
+        daemon.end()
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """A running daemon on an empty store."""
+    return start_daemon()
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    """A client of `daemon`."""
+    with daemon.client(timeout=20) as client:
+        yield client
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Waits until something is so; fails if it is not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.005)
+
+
+def _held() -> tuple[int, int, int]:
+    children = 0
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children") as listed:
+            children += len(listed.read().split())
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), children
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Makes what lives as long as the process: the ZeroMQ context, and what multiprocessing keeps for itself."""
+    import multiprocessing
+
+    import zmq
+
+    from storekeeper.carriers import _process_context
+
+    _process_context().socket(zmq.DEALER).close(0)
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    process.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(_warm: None) -> Iterator[None]:
+    """Fails a test that leaves descriptors, threads or child processes behind."""
+    gc.collect()
+    before = _held()
+    yield
+    deadline = time.monotonic() + 3
+    while True:
+        gc.collect()
+        after = _held()
+        if all(now <= then for now, then in zip(after, before, strict=True)):
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    names = "descriptors, threads, child processes"
+    pytest.fail(f"leaked: {names} were {before}, are {after}: {[t.name for t in threading.enumerate()]}")

@@ -1,0 +1,87 @@
+"""The service under seeded worlds: at rest index and disk are equal, and no acknowledged change is lost.
+
+`--seeds N` plays N worlds from `--first-seed` on. A failure prints its seed and its log.
+"""
+
+from __future__ import annotations
+
+import pytest
+from simulation import World, Wrong
+
+from storekeeperd.coherence import Coherence
+
+
+def test_the_service_keeps_its_promises_in_every_world(request: pytest.FixtureRequest) -> None:
+    first = request.config.getoption("--first-seed")
+    count = request.config.getoption("--seeds")
+    print(f"seeds {first} to {first + count - 1}")
+    for seed in range(first, first + count):
+        World(seed).run()
+
+
+def test_a_world_is_the_same_every_time() -> None:
+    def story(seed: int) -> list[str]:
+        world = World(seed)
+        world.run()
+        return world.log
+
+    assert story(5) == story(5)
+    assert story(5) != story(6)
+
+
+class AssignsBlindly(Coherence):
+    """An own change is believed as it was, without asking again about what was heard meanwhile."""
+
+    def finish(self, name: bytes, seen: int) -> None:
+        self._changing.pop(name)
+        self._assign(name, max(seen, -1))
+
+
+class LooksOnlyOnce(Coherence):
+    """A question during a look is dropped."""
+
+    def ask(self, name: bytes) -> None:
+        if name not in self._looking:
+            super().ask(name)
+
+
+class ForgetsLosses(Coherence):
+    """A loss is not repaired."""
+
+    def lost(self, reason: str) -> None:
+        self.losses[reason] += 1
+
+
+class BelievesTheScan(Coherence):
+    """Names that a scan saw are entered though they were seen to go since it began."""
+
+    def scanned(self, names: list[bytes]) -> None:  # type: ignore[override]
+        self._index.confirm(names)
+
+
+class KeepsOldLooks(Coherence):
+    """Looks from before a scan may assign during it."""
+
+    def begin_scan(self) -> None:
+        looking = dict(self._looking)
+        changing = dict(self._changing)
+        super().begin_scan()
+        self._looking = looking
+        self._changing = changing
+
+
+class AssignsAnyLook(Coherence):
+    """A look assigns though a later one was started."""
+
+    def looked(self, name: bytes, number: int, seen: int) -> None:
+        self._looking.pop(name, None)
+        self._assign(name, max(seen, -1))
+
+
+@pytest.mark.parametrize(
+    "broken", [AssignsBlindly, LooksOnlyOnce, ForgetsLosses, BelievesTheScan, KeepsOldLooks, AssignsAnyLook]
+)
+def test_the_simulation_finds_a_broken_algorithm(broken: type[Coherence]) -> None:
+    with pytest.raises(Wrong):
+        for seed in range(1, 3000):
+            World(seed, broken).run()
