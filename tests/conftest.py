@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -70,19 +71,28 @@ class Daemon:
             self.process.wait()
 
 
-@pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Gives a function that starts daemons; they end with the test."""
+@contextmanager
+def daemons(folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Gives a function that starts daemons below a folder; they end with the block."""
     started: list[Daemon] = []
 
     def start(*options: str, name: str = "store") -> Daemon:
-        daemon = Daemon(tmp_path / name, f"ipc://{tmp_path}/{name}.socket", *options)
+        daemon = Daemon(folder / name, f"ipc://{folder}/{name}.socket", *options)
         started.append(daemon)
         return daemon.start()
 
-    yield start
-    for daemon in started:
-        daemon.end()
+    try:
+        yield start
+    finally:
+        for daemon in started:
+            daemon.end()
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Gives a function that starts daemons; they end with the test."""
+    with daemons(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture
@@ -116,14 +126,18 @@ def _held() -> tuple[int, int, int]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    """Makes what lives as long as the process: the ZeroMQ context, and what multiprocessing keeps for itself."""
+    """Makes what lives as long as the process: what ZeroMQ and multiprocessing keep for themselves."""
     import multiprocessing
 
     import zmq
 
     from storekeeper.carriers import _process_context
 
-    _process_context().socket(zmq.DEALER).close(0)
+    with _process_context().socket(zmq.PAIR) as one, _process_context().socket(zmq.PAIR) as other:
+        one.bind("inproc://warm")
+        other.connect("inproc://warm")
+        other.send(bytes(1 << 20), copy=False)
+        one.recv()
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()

@@ -1,0 +1,156 @@
+"""config.py: settings, limits and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from storekeeper import wire
+from storekeeperd import config
+from storekeeperd.config import Config, ConfigError, Limits
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def test_a_config_needs_only_a_store_and_an_address() -> None:
+    made = Config(Path("/s"), "ipc:///a")
+    assert made.namespaces == ()
+    assert made.socket_mode == 0o600
+    assert made.idle_exit_s == 0
+    assert made.limits == Limits()
+
+
+def test_the_defaults_are_those_of_the_wire_and_obey_their_own_rules() -> None:
+    defaults = Limits()
+    assert defaults.message_bytes_max == wire.MESSAGE_BYTES_MAX
+    assert defaults.batch_items_max == wire.BATCH_ITEMS_MAX
+    assert config.limits(dataclasses.asdict(defaults)) == defaults
+
+
+def test_the_readme_tells_every_limit_with_its_default() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for name, value in dataclasses.asdict(Limits()).items():
+        assert f"| `{name}` | {value} |" in readme
+
+
+def test_a_whole_file(file: Path) -> None:
+    file.write_text(
+        """
+        store = "/srv/objects"
+        address = "ipc:///run/x"
+        namespaces = ["team-a", "é"]
+        socket_mode = "0660"
+        idle_exit_s = 1.5
+        [limits]
+        connections_max = 7
+        slow_disk_ms = 2
+        """
+    )
+    assert config.load(file) == {
+        "store": "/srv/objects",
+        "address": "ipc:///run/x",
+        "namespaces": ("team-a", "é"),
+        "socket_mode": 0o660,
+        "idle_exit_s": 1.5,
+        "limits": Limits(connections_max=7, slow_disk_ms=2),
+    }
+
+
+def test_an_empty_file_says_nothing(file: Path) -> None:
+    file.write_text("")
+    assert config.load(file) == {}
+
+
+def test_a_whole_number_is_a_time_too(file: Path) -> None:
+    file.write_text("idle_exit_s = 30")
+    assert config.load(file) == {"idle_exit_s": 30}
+
+
+def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml.*No such file"):
+        config.load(file)
+
+
+@pytest.mark.parametrize("content", [b"store =", b"[limits", b"\xff\xfe", b"store = 1\nstore = 2"])
+def test_a_file_that_is_not_toml_is_named(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        config.load(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("stoer = '/x'", "unknown setting stoer; did you mean store?"),
+        ("zzzzzz = 1", "unknown setting zzzzzz$"),
+        (
+            "[limits]\nconnection_max = 1",
+            r"unknown setting limits\.connection_max; did you mean limits\.connections_max",
+        ),
+        ("[limits]\nzzzzzz = 1", r"unknown setting limits\.zzzzzz$"),
+        ("[other]\nx = 1", "unknown setting other"),
+        ("store = 1", "store must be of type str"),
+        ("address = ['ipc:///a']", "address must be of type str"),
+        ("namespaces = 'a'", "namespaces must be of type list"),
+        ("socket_mode = 0o660", "socket_mode must be of type str"),
+        ("idle_exit_s = '1'", "idle_exit_s must be of type float"),
+        ("idle_exit_s = true", "idle_exit_s must be of type float"),
+        ("limits = 1", "limits must be of type dict"),
+        ("[limits]\npool_threads = 1.5", r"limits\.pool_threads must be of type int"),
+        ("[limits]\npool_threads = true", r"limits\.pool_threads must be of type int"),
+        ("[limits]\npool_threads = '4'", r"limits\.pool_threads must be of type int"),
+        ("[limits]\nslow_disk_ms = '4'", r"limits\.slow_disk_ms must be of type float"),
+        ("[limits]\npool_threads = 0", r"limits\.pool_threads must be greater than 0"),
+        ("[limits]\npool_threads = -1", r"limits\.pool_threads must be greater than 0"),
+        ("[limits]\nstop_timeout_s = nan", r"limits\.stop_timeout_s must be greater than 0"),
+        ("socket_mode = 'rw'", "octal number"),
+        ("socket_mode = '0999'", "octal number"),
+        ("socket_mode = ''", "octal number"),
+        ("socket_mode = '1000'", "between 0000 and 0777"),
+        ("socket_mode = '-1'", "between 0000 and 0777"),
+        ("namespaces = ['default']", "namespace 'default'"),
+        ("namespaces = ['ok', '.storekeeper']", r"namespace '\.storekeeper'"),
+        ("namespaces = ['a/b']", "namespace 'a/b'"),
+        ("namespaces = ['']", "namespace ''"),
+    ],
+)
+def test_a_wrong_setting_is_told_the_rule(file: Path, content: str, rule: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=rule):
+        config.load(file)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"message_bytes_max": wire.RANGE_BYTES - 1},
+        {"peer_bytes_max": wire.MESSAGE_BYTES_MAX - 1},
+        {"message_bytes_max": Limits().peer_bytes_max + 1},
+    ],
+)
+def test_a_message_holds_a_range_and_a_peer_holds_a_message(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=r"message_bytes_max ≤ peer_bytes_max"):
+        config.limits(settings)
+
+
+def test_the_least_message_is_one_range() -> None:
+    made = config.limits({"message_bytes_max": wire.RANGE_BYTES, "peer_bytes_max": wire.RANGE_BYTES})
+    assert made.message_bytes_max == made.peer_bytes_max == wire.RANGE_BYTES
+
+
+@pytest.mark.parametrize(("text", "mode"), [("0600", 0o600), ("660", 0o660), ("0", 0), ("0777", 0o777)])
+def test_a_mode_is_an_octal_number(text: str, mode: int) -> None:
+    assert config.parse_mode(text) == mode
+
+
+def test_a_namespace_is_named_like_a_key() -> None:
+    assert config.check_namespace("team-a") == "team-a"
+    with pytest.raises(ConfigError, match="named like a key"):
+        config.check_namespace("x" * 256)
+    with pytest.raises(ConfigError, match="named like a key"):
+        config.check_namespace("not UTF-8 \udcff")
