@@ -50,13 +50,13 @@ class Carrier:
         self.pid = os.getpid()
         self._address = address
         self._socket = _process_context().socket(zmq.DEALER)
+        self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
         try:
             self._socket.setsockopt(zmq.LINGER, 0)
             self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
             self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
             self._socket.setsockopt(zmq.SNDHWM, 0)
             self._socket.setsockopt(zmq.RCVHWM, 0)
-            self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
             self._events.setsockopt(zmq.LINGER, 0)
             self._socket.connect(address)
         except zmq.ZMQError as error:
@@ -95,6 +95,7 @@ class Carrier:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
         if self.pid == os.getpid():
             self._socket.disable_monitor()
+            self._events.close(0)
             self._socket.close(0)
 
     def is_whole(self) -> bool:

@@ -365,6 +365,8 @@ class Client:
                 result = talk(exchange)
             except (DaemonUnreachable, DaemonStopping) as error:
                 carrier.close()
+                if exchange.answered:
+                    self._grace_s = self.timeout
                 self._await_daemon(error, started, exchange.deadline)
             except (TimedOut, ProtocolError):
                 carrier.close()

@@ -27,11 +27,13 @@ class Exchange:
 
     Attributes:
         deadline: the same, later by what `allow` added.
+        answered: whether the daemon has answered anything.
     """
 
     def __init__(self, carrier: Carrier, deadline: float) -> None:
         self._carrier = carrier
         self.deadline = deadline
+        self.answered = False
         self._under_way: set[bytes] = set()
 
     def allow(self, size_bytes: int) -> None:
@@ -66,6 +68,7 @@ class Exchange:
             copy: payloads as bytes if true; else as zmq.Frame objects.
         """
         frames = self._carrier.receive(self.deadline, copy=copy)
+        self.answered = True
         request_id = wire.reply_id(frames)
         if request_id not in self._under_way:
             raise ProtocolError("an answer to nothing that was asked")
