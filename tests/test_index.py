@@ -106,28 +106,63 @@ def test_sizes_survive_any_number_of_scans() -> None:
     assert (index.known_bytes, index.sized_objects) == (300, 1)
 
 
+def test_a_scan_doubts_sizes_that_are_older_than_itself() -> None:
+    index = Index()
+    index.assign(b"old", 7)
+    index.next_mark()
+    index.assign(b"new", 7)
+    index.confirm([b"old", b"new"])
+    assert index.unsized([b"old", b"new"]) == [b"old"]
+    index.assign(b"old", 8)
+    assert index.unsized([b"old", b"new"]) == []
+    assert (index.size(b"old"), index.known_bytes, index.sized_objects) == (8, 15, 2)
+
+
+def test_a_doubted_size_is_counted_once_and_can_go() -> None:
+    index = Index()
+    index.assign(b"k", 7)
+    index.next_mark()
+    index.confirm([b"k"])
+    index.confirm([b"k"])
+    assert (index.size(b"k"), index.known_bytes, index.sized_objects) == (7, 7, 1)
+    index.next_mark()
+    assert index.unmarked([b"k"]) == [b"k"]
+    assert index.unsized([b"k"]) == [b"k"]
+    index.assign(b"k", ABSENT)
+    assert (len(index), index.known_bytes, index.sized_objects) == (0, 0, 0)
+
+
 def test_the_totals_stay_true_whatever_happens() -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
     index = Index()
-    model: dict[bytes, int] = {}
+    sizes: dict[bytes, int] = {}
+    marks: dict[bytes, int] = {}
+    doubted: set[bytes] = set()
+    generation = 0
     names = [b"%d" % number for number in range(20)]
-    for _ in range(5000):
+    for _ in range(3000):
         name = rng.choice(names)
         what = rng.randrange(4)
         if what == 0:
             index.next_mark()
+            generation += 1
         elif what == 1:
             index.confirm([name])
-            model.setdefault(name, -1)
+            if sizes.setdefault(name, -1) >= 0 and marks[name] != generation:
+                doubted.add(name)
+            marks[name] = generation
         else:
             seen = rng.choice([ABSENT, 0, 1, 5000])
             index.assign(name, seen)
-            model.pop(name, None)
+            sizes.pop(name, None)
+            doubted.discard(name)
             if seen != ABSENT:
-                model[name] = seen
-        sized = [size for size in model.values() if size >= 0]
-        assert (len(index), index.sized_objects, index.known_bytes) == (len(model), len(sized), sum(sized))
-    assert {name: index.size(name) for name in index.names()} == model
-    assert set(index.unsized(names)) == {name for name, size in model.items() if size < 0}
+                sizes[name] = seen
+                marks[name] = generation
+        sized = [size for size in sizes.values() if size >= 0]
+        assert (len(index), index.sized_objects, index.known_bytes) == (len(sizes), len(sized), sum(sized))
+    assert {name: index.size(name) for name in index.names()} == sizes
+    assert set(index.unsized(names)) == {name for name, size in sizes.items() if size < 0} | doubted
+    assert set(index.unmarked(names)) == {name for name in sizes if marks[name] != generation}

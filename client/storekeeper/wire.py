@@ -69,7 +69,7 @@ ARGUMENTS: dict[bytes, str] = {
     b"put": "key payload, key payload…",
     b"evict": "key…",
     b"stat": "key…",
-    b"list": "nothing, or the handle of a listing",
+    b"list": "nothing, or a handle",
     b"status": "nothing",
     b"upload": "key",
     b"write": "handle offset bytes",

@@ -1,0 +1,228 @@
+"""jobs.py: what the loop does itself, and what the pool does."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import eventually
+
+from storekeeperd.config import Limits
+from storekeeperd.disk import WouldWait
+from storekeeperd.jobs import Jobs
+from storekeeperd.operations import (
+    Budget,
+    Close,
+    Commit,
+    Evict,
+    Get,
+    Job,
+    Look,
+    Operation,
+    Origin,
+    Outcome,
+    Put,
+    Read,
+)
+
+US = Origin(1000)
+
+
+class FakeDisk:
+    """Notes who asks for what; `behave` may raise, wait, or take time."""
+
+    def __init__(self) -> None:
+        self.performed: list[tuple[Operation, bool, str]] = []
+        self.behave: Callable[[Operation, bool], None] = lambda operation, wait: None
+
+    def perform(self, operation: Operation, *, wait: bool = True) -> Outcome:
+        self.behave(operation, wait)
+        self.performed.append((operation, wait, threading.current_thread().name))
+        return Outcome(b"done", getattr(operation, "offset", 0))
+
+    @property
+    def waited(self) -> list[bool]:
+        return [wait for _, wait, _ in self.performed]
+
+
+class Clock:
+    """Stands still unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def disk() -> FakeDisk:
+    return FakeDisk()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def woken() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def jobs(disk: FakeDisk, clock: Clock, woken: threading.Event) -> Iterator[Jobs]:
+    jobs = Jobs(disk, Limits(pool_threads=2), woken.set, clock)  # type: ignore[arg-type]
+    yield jobs
+    jobs.close(10)
+
+
+def job(*operations: Operation, moved_bytes: int = 0) -> Job:
+    return Job(list(operations), [None] * len(operations), moved_bytes)
+
+
+def put(*, durable: bool = False) -> Put:
+    return Put(b"k", b"bytes", US, replace=False, durable=durable)
+
+
+def read(number: int) -> Read:
+    return Read(3, number, 1)
+
+
+def finish(jobs: Jobs, woken: threading.Event) -> list[Job]:
+    assert woken.wait(10)
+    return jobs.done()
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [[Look(b"k")], [put()], [Evict(b"k", small=True)], [Close(3)], [Get(b"k", Budget(1, 1))], [Look(b"k")] * 16],
+)
+def test_a_short_job_is_done_at_once_and_never_waits(jobs: Jobs, disk: FakeDisk, operations: list[Operation]) -> None:
+    short = job(*operations, moved_bytes=Limits().inline_bytes_max)
+    assert jobs.start(short)
+    assert len(short.outcomes) == len(operations)
+    assert not any(disk.waited)
+    assert {thread for _, _, thread in disk.performed} == {threading.current_thread().name}
+    assert jobs.done() == []
+    assert (jobs.inline_jobs, jobs.pool_jobs) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        job(put(durable=True)),
+        job(Commit(b"k", 3, 1, US, replace=False, durable=False)),
+        job(Evict(b"k", small=False)),
+        job(Look(b"k"), put(durable=True)),
+        job(*[Look(b"k")] * 17),
+        job(put(), moved_bytes=Limits().inline_bytes_max + 1),
+    ],
+)
+def test_a_long_job_goes_to_the_pool(jobs: Jobs, disk: FakeDisk, woken: threading.Event, long: Job) -> None:
+    assert not jobs.start(long)
+    assert finish(jobs, woken) == [long]
+    assert len(long.outcomes) == len(long.operations)
+    assert all(disk.waited)
+    assert threading.current_thread().name not in {thread for _, _, thread in disk.performed}
+    assert (jobs.inline_jobs, jobs.pool_jobs) == (0, 1)
+
+
+def test_a_job_is_handed_back_once(jobs: Jobs, woken: threading.Event) -> None:
+    jobs.start(job(put(durable=True)))
+    assert len(finish(jobs, woken)) == 1
+    assert jobs.done() == []
+
+
+def test_a_job_that_would_wait_goes_on_in_the_pool_where_it_stopped(
+    jobs: Jobs, disk: FakeDisk, woken: threading.Event
+) -> None:
+    def behave(operation: Operation, wait: bool) -> None:
+        if not wait and operation == read(2):
+            raise WouldWait
+
+    disk.behave = behave
+    mixed = job(*map(read, range(4)))
+    assert not jobs.start(mixed)
+    assert finish(jobs, woken) == [mixed]
+    assert [operation for operation, _, _ in disk.performed] == mixed.operations
+    assert disk.waited == [False, False, True, True]
+    assert [outcome.seen for outcome in mixed.outcomes] == [0, 1, 2, 3]
+
+
+def test_a_slow_disk_sends_everything_to_the_pool_for_a_second(
+    jobs: Jobs, disk: FakeDisk, clock: Clock, woken: threading.Event
+) -> None:
+    def crawl(operation: Operation, wait: bool) -> None:
+        clock.now += 0.006
+
+    disk.behave = crawl
+    assert jobs.start(job(Look(b"k")))
+    disk.behave = lambda operation, wait: None
+    clock.now += 0.9
+    assert not jobs.start(job(Look(b"k")))
+    finish(jobs, woken)
+    clock.now += 0.2
+    assert jobs.start(job(Look(b"k")))
+    assert (jobs.inline_jobs, jobs.pool_jobs) == (2, 1)
+
+
+def test_a_disk_that_is_quick_enough_is_used_on(jobs: Jobs, disk: FakeDisk, clock: Clock) -> None:
+    def walk(operation: Operation, wait: bool) -> None:
+        clock.now += 0.004
+
+    disk.behave = walk
+    assert all(jobs.start(job(Look(b"k"))) for _ in range(5))
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_fault_is_an_outcome_and_the_rest_of_the_job_is_done(
+    jobs: Jobs, disk: FakeDisk, woken: threading.Event, caplog: pytest.LogCaptureFixture, long: bool
+) -> None:
+    def behave(operation: Operation, wait: bool) -> None:
+        if operation == read(1):
+            raise ZeroDivisionError("oh")
+
+    disk.behave = behave
+    faulty = job(*map(read, range(3)), moved_bytes=10**9 if long else 0)
+    with caplog.at_level(logging.ERROR):
+        if not jobs.start(faulty):
+            finish(jobs, woken)
+    assert [outcome.word for outcome in faulty.outcomes] == [b"done", b"internal", b"done"]
+    assert "ZeroDivisionError" in str(faulty.outcomes[1].error)
+    assert "internal error in Read" in caplog.text
+
+
+def test_the_pool_works_side_by_side(jobs: Jobs, disk: FakeDisk) -> None:
+    both = threading.Barrier(2)
+    disk.behave = lambda operation, wait: both.wait(10) and None
+    jobs.start(job(put(durable=True)))
+    jobs.start(job(put(durable=True)))
+    finished: list[Job] = []
+    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 2)  # type: ignore[func-returns-value]
+    assert [each.outcomes[0].word for each in finished] == [b"done", b"done"]
+
+
+def test_closing_waits_for_the_jobs_it_has(disk: FakeDisk) -> None:
+    jobs = Jobs(disk, Limits(pool_threads=1), lambda: None)  # type: ignore[arg-type]
+    ordered = [job(put(durable=True)) for _ in range(20)]
+    for each in ordered:
+        jobs.start(each)
+    jobs.close(10)
+    assert jobs.done() == ordered
+    assert all(each.outcomes for each in ordered)
+
+
+def test_closing_does_not_wait_longer_than_it_is_told(disk: FakeDisk) -> None:
+    release = threading.Event()
+    disk.behave = lambda operation, wait: release.wait(10) and None
+    jobs = Jobs(disk, Limits(pool_threads=3), lambda: None)  # type: ignore[arg-type]
+    for _ in range(3):
+        jobs.start(job(put(durable=True)))
+    jobs.close(0.01)
+    assert jobs.done() == []
+    release.set()
+    jobs.close(10)
+    assert len(jobs.done()) == 3
