@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import eventually
 
+from conftest import eventually
 from storekeeperd.config import Limits
 from storekeeperd.disk import WouldWait
 from storekeeperd.jobs import Jobs

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import eventually
 
+from conftest import eventually
 from storekeeperd.disk import Disk
 from storekeeperd.scanner import Scanner
 
@@ -121,10 +121,11 @@ def test_one_scan_at_a_time(make: Callable[..., Scanner]) -> None:
 def test_a_scan_that_fails_says_so_and_keeps_what_was_counted_before(
     make: Callable[..., Scanner], caplog: pytest.LogCaptureFixture
 ) -> None:
-    turns = iter([one_chunk, broken])
-    scanner = make(b"", root=lambda: next(turns)())
+    directories: dict[str, Callable[[], Chunks]] = {"root": one_chunk}
+    scanner = make(b"", root=lambda: directories["root"]())
     scanner.start()
     take_all(scanner)
+    directories["root"] = broken
     with caplog.at_level(logging.WARNING):
         scanner.start()
         assert take_all(scanner) == ([[b"a"]], False)

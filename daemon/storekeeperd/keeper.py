@@ -19,7 +19,7 @@ import storekeeperd
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config
 from storekeeperd.disk import Disk
-from storekeeperd.endpoint import Endpoint
+from storekeeperd.endpoint import Endpoint, socket_path
 from storekeeperd.home import Home
 from storekeeperd.index import Index
 from storekeeperd.jobs import Jobs
@@ -57,6 +57,8 @@ class Keeper:
         _raise_descriptor_limit()
         self._home = Home(config.store, config.namespaces)
         try:
+            # Announced before anybody can connect: who finds nobody at the address waits, and starts no second daemon.
+            self._home.announce(f"ipc://{socket_path(config.address)}")
             self._endpoint = Endpoint(config.address, config.socket_mode)
         except BaseException:
             self._home.leave()
@@ -99,7 +101,6 @@ class Keeper:
             self._say_what_lacks()
             self._arm()
             self._tick()
-            self._home.announce(self.address)
             self._watch_idleness()
             log.info("serving %s on %s", self.config.store, self.address)
             self._manager.ready(self._summary())

@@ -3,8 +3,9 @@
 Built on the lower layer of watchdog (`InotifyFD` and a callback): one thread, kernel order, and every loss is heard
 of. Watchdog's `Observer` swallows overflows and removed roots, and throws queued events away.
 
-Owns the watches. Knows nothing of the index: a watcher event is a question, never an answer. Names wait in a table of distinct names,
-so a storm of events on few names stays small. Watches ask for neither opens nor reads: readers cause no events.
+Owns the watches. Knows nothing of the index: a watcher event is a question, never an answer. Names wait in a table of
+distinct names, so a storm of events on few names stays small. Watches ask for neither opens nor reads: readers cause
+no events.
 """
 
 from __future__ import annotations

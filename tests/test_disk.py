@@ -1,0 +1,780 @@
+"""disk.py: every operation on a real directory, and what happens when the file system refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import socket
+import stat
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storekeeper import wire
+from storekeeperd import disk as disk_module
+from storekeeperd.disk import ATTRIBUTE, Disk, WouldWait
+from storekeeperd.operations import (
+    ABSENT,
+    UNSEEN,
+    Begin,
+    Budget,
+    Close,
+    Commit,
+    Evict,
+    Get,
+    Look,
+    Open,
+    Operation,
+    Origin,
+    Outcome,
+    Put,
+    Read,
+    Stat,
+    Write,
+)
+
+US = Origin(4321)
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / "store/n").mkdir(parents=True)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    (tmp_path / "private").mkdir()
+    return tmp_path / "private"
+
+
+@pytest.fixture
+def attributes(tmp_path: Path) -> bool:
+    try:
+        os.setxattr(tmp_path, ATTRIBUTE, b"")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(params=[True, False], ids=["unnamed", "named"])
+def disk(request: pytest.FixtureRequest, store: Path, private: Path, attributes: bool) -> Iterator[Disk]:
+    """A disk; whatever a test did with it, no private name may be left at its end."""
+    disk = Disk(store, private, unnamed_files=request.param, attributes=attributes)
+    yield disk
+    disk.close()
+    assert os.listdir(private) == []
+
+
+def put(
+    disk: Disk, name: bytes, payload: Any, *, replace: bool = False, durable: bool = False, wait: bool = True
+) -> Outcome:
+    return disk.perform(Put(name, payload, US, replace, durable), wait=wait)
+
+
+def get(disk: Disk, name: bytes, *, wait: bool = True) -> Outcome:
+    return disk.perform(Get(name, Budget(MIB, MIB)), wait=wait)
+
+
+def upload(disk: Disk, *parts: tuple[int, bytes]) -> int:
+    begun = disk.perform(Begin(b"k"))
+    assert begun.word == wire.OK
+    for offset, payload in parts:
+        assert disk.perform(Write(begun.number, offset, payload)).word == wire.OK
+    return begun.number
+
+
+def commit(disk: Disk, name: bytes, descriptor: int, size: int, *, replace: bool = False) -> Outcome:
+    return disk.perform(Commit(name, descriptor, size, US, replace, False))
+
+
+def fault(number: int, name: str = "injected") -> Callable[..., Any]:
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(number, name)
+
+    return refuse
+
+
+@pytest.fixture
+def break_os(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Gives a function that replaces functions of `os`, for disk.py alone."""
+
+    def replace(**functions: Callable[..., Any]) -> None:
+        monkeypatch.setattr(disk_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
+
+    yield replace
+
+
+# -- looking
+
+
+def test_a_look_sees_the_size(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"12345")
+    (store / "empty").touch()
+    (store / "n/k").write_bytes(b"1")
+    assert disk.perform(Look(b"k")) == Outcome(b"ok", 5)
+    assert disk.perform(Look(b"empty")) == Outcome(b"ok", 0)
+    assert disk.perform(Look(b"n/k")) == Outcome(b"ok", 1)
+    assert disk.perform(Look(b"none")) == Outcome(b"ok", ABSENT)
+    assert disk.perform(Look(b"no-namespace/k")) == Outcome(b"ok", ABSENT)
+    assert disk.perform(Look(b"k/under-a-file")) == Outcome(b"ok", ABSENT)
+
+
+def test_a_look_that_fails_says_nothing(disk: Disk, break_os: Callable[..., None]) -> None:
+    break_os(lstat=fault(errno.EIO))
+    outcome = disk.perform(Look(b"k"))
+    assert (outcome.word, outcome.seen) == (b"disk_failed", UNSEEN)
+
+
+# -- putting and getting
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", b"bytes", bytearray(b"array"), memoryview(b"view"), b"x" * 200_000])
+@pytest.mark.parametrize("name", [b"k", b"n/k", "é".encode(), b"x" * 255])
+def test_what_was_put_is_got(disk: Disk, store: Path, name: bytes, payload: Any) -> None:
+    assert put(disk, name, payload) == Outcome(b"created", len(payload))
+    got = get(disk, name)
+    assert (got.word, got.seen, bytes(got.payload)) == (b"ok", len(payload), bytes(payload))
+    assert (store / os.fsdecode(name)).read_bytes() == bytes(payload)
+
+
+def test_an_object_can_be_read_by_owner_and_group_and_written_by_none(disk: Disk, store: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        put(disk, b"k", b"bytes")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert (store / "k").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("payload", [b"", b"bytes", b"x" * (2 * MIB + 1)])
+def test_the_same_bytes_again_are_the_same_object(disk: Disk, store: Path, payload: bytes, durable: bool) -> None:
+    put(disk, b"k", payload)
+    before = (store / "k").stat().st_ino
+    assert put(disk, b"k", payload, durable=durable) == Outcome(b"same", len(payload))
+    assert (store / "k").stat().st_ino == before
+
+
+@pytest.mark.parametrize("other", [b"", b"bytez", b"longer bytes"])
+def test_other_bytes_are_refused(disk: Disk, store: Path, other: bytes) -> None:
+    put(disk, b"k", b"bytes")
+    outcome = put(disk, b"k", other)
+    assert (outcome.word, outcome.seen) == (b"key_exists", 5)
+    assert "replace" in str(outcome.error)
+    assert (store / "k").read_bytes() == b"bytes"
+
+
+def test_a_difference_far_behind_is_seen(disk: Disk) -> None:
+    put(disk, b"k", bytes(2 * MIB) + b"a")
+    assert put(disk, b"k", bytes(2 * MIB) + b"b").word == b"key_exists"
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_other_bytes_replace_if_asked_to(disk: Disk, store: Path, durable: bool) -> None:
+    assert put(disk, b"k", b"old", replace=True, durable=durable) == Outcome(b"created", 3)
+    assert put(disk, b"k", b"newer", replace=True, durable=durable) == Outcome(b"replaced", 5)
+    assert get(disk, b"k").payload == b"newer"
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert (store / "k").stat().st_nlink == 1
+
+
+def test_whoever_has_the_old_object_open_keeps_it(disk: Disk) -> None:
+    put(disk, b"k", b"old")
+    opened = disk.perform(Open(b"k"))
+    put(disk, b"k", b"newer", replace=True)
+    assert disk.perform(Read(opened.number, 0, 10)).payload == b"old"
+    assert disk.perform(Evict(b"k", True)).word == b"evicted"
+    assert disk.perform(Read(opened.number, 0, 10)).payload == b"old"
+    disk.perform(Close(opened.number))
+
+
+def test_a_reader_sees_the_old_bytes_or_the_new_ones(disk: Disk) -> None:
+    put(disk, b"k", b"a" * 5000)
+    done = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(bytes(get(disk, b"k").payload))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(100):
+        put(disk, b"k", b"ba"[number % 2 : number % 2 + 1] * 5000, replace=True)
+    done.set()
+    thread.join()
+    assert seen <= {b"a" * 5000, b"b" * 5000}
+
+
+def test_of_many_who_put_at_once_one_creates(disk: Disk) -> None:
+    words: list[bytes] = []
+    start = threading.Barrier(8)
+
+    def one(number: int) -> None:
+        start.wait()
+        words.append(put(disk, b"k", b"%d" % number).word)
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(words) == [b"created"] + [b"key_exists"] * 7
+
+
+def test_what_is_not_there_is_absent(disk: Disk) -> None:
+    for name in (b"k", b"n/k", b"no-namespace/k"):
+        assert get(disk, name) == Outcome(b"absent", ABSENT)
+        assert disk.perform(Open(name)) == Outcome(b"absent", ABSENT)
+        assert disk.perform(Stat(name)) == Outcome(b"absent", ABSENT)
+        assert disk.perform(Evict(name, True)) == Outcome(b"absent", ABSENT)
+
+
+def test_an_object_put_by_hand_is_served(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"by hand")
+    assert get(disk, b"k").payload == b"by hand"
+    assert put(disk, b"k", b"by hand").word == b"same"
+    assert disk.perform(Evict(b"k", True)).word == b"evicted"
+
+
+def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) -> None:
+    outcome = put(disk, b"gone/k", b"bytes")
+    assert (outcome.word, outcome.seen) == (b"store_away", ABSENT)
+    assert outcome.error is not None
+    assert outcome.error.retry
+    assert sorted(os.listdir(store)) == ["n"]
+
+
+# -- budgets and waiting
+
+
+def test_more_than_a_message_is_large(disk: Disk) -> None:
+    put(disk, b"k", b"x" * 11)
+    budget = Budget(100, 10)
+    assert disk.perform(Get(b"k", budget)) == Outcome(b"large", 11)
+    assert budget.bytes_left == 100
+
+
+def test_more_than_the_reply_has_left_comes_later(disk: Disk) -> None:
+    put(disk, b"a", b"x" * 6)
+    put(disk, b"b", b"y" * 4)
+    budget = Budget(10, 10)
+    assert disk.perform(Get(b"a", budget)).word == b"ok"
+    assert disk.perform(Get(b"a", budget)) == Outcome(b"later", 6)
+    assert disk.perform(Get(b"b", budget)).word == b"ok"
+    assert budget.bytes_left == 0
+
+
+@pytest.mark.parametrize("read_nowait", [True, False])
+def test_short_objects_are_read_without_waiting(store: Path, private: Path, read_nowait: bool) -> None:
+    disk = Disk(store, private, attributes=False, read_nowait=read_nowait, inline_bytes_max=10)
+    try:
+        put(disk, b"k", b"x" * 10, wait=False)
+        put(disk, b"empty", b"", wait=False)
+        assert get(disk, b"k", wait=False).payload == b"x" * 10
+        assert get(disk, b"empty", wait=False).payload == b""
+        opened = disk.perform(Open(b"k"), wait=False).number
+        assert disk.perform(Read(opened, 3, 4), wait=False).payload == b"x" * 4
+        disk.perform(Close(opened), wait=False)
+    finally:
+        disk.close()
+
+
+def test_a_long_read_is_not_for_the_loop(store: Path, private: Path) -> None:
+    disk = Disk(store, private, attributes=False, inline_bytes_max=10)
+    try:
+        put(disk, b"k", b"x" * 11)
+        budget = Budget(100, 100)
+        with pytest.raises(WouldWait):
+            disk.perform(Get(b"k", budget), wait=False)
+        assert budget.bytes_left == 100
+        assert disk.perform(Get(b"k", budget), wait=True).payload == b"x" * 11
+    finally:
+        disk.close()
+
+
+def test_bytes_that_are_not_in_memory_are_waited_for_elsewhere(disk: Disk, break_os: Callable[..., None]) -> None:
+    put(disk, b"k", b"bytes")
+    break_os(preadv=fault(errno.EAGAIN))
+    with pytest.raises(WouldWait):
+        get(disk, b"k", wait=False)
+    break_os(preadv=lambda *_: 2)
+    with pytest.raises(WouldWait):
+        get(disk, b"k", wait=False)
+    assert get(disk, b"k", wait=True).payload == b"bytes"
+
+
+def test_a_read_in_parts_is_put_together(disk: Disk, break_os: Callable[..., None]) -> None:
+    put(disk, b"k", b"0123456789")
+    break_os(pread=lambda descriptor, length, offset: os.pread(descriptor, min(length, 3), offset))
+    assert get(disk, b"k").payload == b"0123456789"
+
+
+def test_a_write_in_parts_goes_on(disk: Disk, break_os: Callable[..., None]) -> None:
+    break_os(pwrite=lambda descriptor, payload, offset: os.pwrite(descriptor, payload[:3], offset))
+    assert put(disk, b"k", b"0123456789").word == b"created"
+    descriptor = upload(disk, (0, b"0123"), (4, b"456789"))
+    assert commit(disk, b"k", descriptor, 10).word == b"same"
+
+
+# -- foreign entries
+
+
+def _link(path: Path) -> None:
+    path.with_name(".target").write_bytes(b"target")
+    path.symlink_to(".target")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+FOREIGN: dict[str, Callable[[Path], None]] = {
+    "directory": Path.mkdir,
+    "link": _link,
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "fifo": lambda path: os.mkfifo(path),
+    "socket": _socket,
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_foreign_entry_is_never_served_nor_removed_nor_replaced(
+    disk: Disk, store: Path, make: Callable[[Path], None]
+) -> None:
+    make(store / "k")
+    before = os.lstat(store / "k")
+    assert disk.perform(Look(b"k")) == Outcome(b"ok", ABSENT)
+    assert get(disk, b"k") == Outcome(b"absent", ABSENT)
+    assert disk.perform(Open(b"k")) == Outcome(b"absent", ABSENT)
+    assert disk.perform(Stat(b"k")) == Outcome(b"absent", ABSENT)
+    assert disk.perform(Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    for replace in (False, True):
+        outcome = put(disk, b"k", b"target", replace=replace)
+        assert (outcome.word, outcome.seen) == (b"not_an_object", ABSENT)
+        assert commit(disk, b"k", upload(disk, (0, b"target")), 6, replace=replace).word == b"not_an_object"
+    after = os.lstat(store / "k")
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
+
+
+# -- evicting
+
+
+def test_an_evicted_object_is_gone(disk: Disk, store: Path) -> None:
+    put(disk, b"k", b"bytes")
+    assert disk.perform(Evict(b"k", True)) == Outcome(b"evicted", ABSENT)
+    assert disk.perform(Evict(b"k", False)) == Outcome(b"absent", ABSENT)
+    assert not (store / "k").exists()
+
+
+def test_somebody_else_may_remove_it_first(disk: Disk, store: Path, break_os: Callable[..., None]) -> None:
+    put(disk, b"k", b"bytes")
+
+    def too_late(path: bytes) -> None:
+        os.unlink(path)
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    break_os(unlink=too_late)
+    assert disk.perform(Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    assert not (store / "k").exists()
+
+
+def test_an_object_that_cannot_be_removed_is_still_there(disk: Disk, break_os: Callable[..., None]) -> None:
+    put(disk, b"k", b"bytes")
+    break_os(unlink=fault(errno.EACCES))
+    outcome = disk.perform(Evict(b"k", True))
+    assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
+    assert os.strerror(errno.EACCES) in str(outcome.error)
+
+
+# -- metadata
+
+
+def told(disk: Disk, name: bytes = b"k") -> dict[str, Any]:
+    outcome = disk.perform(Stat(name))
+    assert outcome.word == b"ok"
+    answer = json.loads(outcome.payload)
+    assert isinstance(answer, dict)
+    assert outcome.seen == answer["size"]
+    return answer
+
+
+def test_owner_and_time_are_kept_with_an_object(disk: Disk, store: Path, attributes: bool) -> None:
+    if not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    put(disk, b"k", b"bytes")
+    kept = json.loads(os.getxattr(store / "k", "user.storekeeper"))
+    assert kept.keys() == {"v", "owner", "created"}
+    assert (kept["v"], kept["owner"]) == (1, 4321)
+    assert told(disk) == {"size": 5, "owner": 4321, "created": kept["created"]}
+    os.utime(store / "k", (1, 1))
+    assert told(disk)["created"] == kept["created"]
+
+
+def test_a_replaced_object_has_its_new_owner(disk: Disk, attributes: bool) -> None:
+    if not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    put(disk, b"k", b"old")
+    disk.perform(Put(b"k", b"new", Origin(7), True, False))
+    assert told(disk)["owner"] == 7
+
+
+def test_a_file_that_came_by_hand_belongs_to_its_unix_owner(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"12")
+    os.utime(store / "k", (5, 5))
+    assert told(disk) == {"size": 2, "owner": os.geteuid(), "created": 5.0}
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [b"", b"nonsense", b"\xff", b"[" * 3000, b"[]", b"1", b"{}", b'{"owner":1}', b'{"owner":"x","created":1}',
+     b'{"owner":1,"created":null}', b'{"owner":NaN,"created":1}'],
+)  # fmt: skip
+def test_an_attribute_that_is_not_ours_says_nothing(disk: Disk, store: Path, kept: bytes, attributes: bool) -> None:
+    if not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    (store / "k").touch()
+    os.utime(store / "k", (5, 5))
+    os.setxattr(store / "k", ATTRIBUTE, kept)
+    assert told(disk) == {"size": 0, "owner": os.geteuid(), "created": 5.0}
+
+
+def test_without_attributes_objects_belong_to_their_unix_owner(store: Path, private: Path) -> None:
+    disk = Disk(store, private, attributes=False)
+    try:
+        assert put(disk, b"k", b"bytes").word == b"created"
+        assert told(disk)["owner"] == os.geteuid()
+        with pytest.raises(OSError):
+            os.getxattr(store / "k", ATTRIBUTE)
+    finally:
+        disk.close()
+
+
+def test_a_stat_that_fails_is_a_typed_error(disk: Disk, break_os: Callable[..., None]) -> None:
+    break_os(lstat=fault(errno.EIO))
+    assert disk.perform(Stat(b"k")).word == b"disk_failed"
+
+
+# -- uploads and downloads
+
+
+def test_an_upload_is_invisible_until_it_is_committed(disk: Disk, store: Path) -> None:
+    descriptor = upload(disk, (6, b"world"), (0, b"hello "))
+    assert disk.perform(Look(b"k")).seen == ABSENT
+    assert list(disk.scan(b"")) == [([], 1)]
+    assert commit(disk, b"k", descriptor, 11) == Outcome(b"created", 11)
+    assert (store / "k").read_bytes() == b"hello world"
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+
+
+def test_a_commit_closes_the_upload_whatever_comes_of_it(disk: Disk) -> None:
+    put(disk, b"k", b"bytes")
+    for size, payload, replace, word in (
+        (5, b"bytes", False, b"same"),
+        (5, b"other", False, b"key_exists"),
+        (5, b"other", True, b"replaced"),
+        (6, b"other", True, b"disk_failed"),
+        (4, b"other", True, b"disk_failed"),
+    ):
+        descriptor = upload(disk, (0, payload))
+        assert commit(disk, b"k", descriptor, size, replace=replace).word == word
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(descriptor)
+    assert get(disk, b"k").payload == b"other"
+
+
+def test_a_commit_of_another_size_stores_nothing(disk: Disk, store: Path) -> None:
+    outcome = commit(disk, b"k", upload(disk, (0, b"bytes")), 6)
+    assert (outcome.word, outcome.seen) == (b"disk_failed", ABSENT)
+    assert "6 bytes were written, the file has 5" in str(outcome.error)
+    assert not (store / "k").exists()
+
+
+def test_an_upload_that_is_given_up_leaves_nothing(disk: Disk, store: Path) -> None:
+    descriptor = upload(disk, (0, b"bytes"))
+    assert disk.perform(Close(descriptor)) == Outcome(b"ok")
+    assert os.listdir(store) == ["n"]
+
+
+def test_an_empty_upload_is_an_empty_object(disk: Disk) -> None:
+    assert commit(disk, b"k", upload(disk), 0) == Outcome(b"created", 0)
+
+
+def test_uploads_do_not_disturb_each_other(disk: Disk) -> None:
+    uploads = [upload(disk, (0, b"%d" % number)) for number in range(5)]
+    for number, descriptor in enumerate(uploads):
+        assert commit(disk, b"k%d" % number, descriptor, 1).word == b"created"
+    assert [get(disk, b"k%d" % number).payload for number in range(5)] == [b"%d" % number for number in range(5)]
+
+
+def test_a_download_is_read_in_ranges(disk: Disk) -> None:
+    put(disk, b"k", b"0123456789")
+    opened = disk.perform(Open(b"k"))
+    assert (opened.word, opened.seen) == (b"ok", 10)
+    assert disk.perform(Read(opened.number, 2, 3)) == Outcome(b"ok", payload=b"234")
+    assert disk.perform(Read(opened.number, 8, 5)).payload == b"89"
+    assert disk.perform(Read(opened.number, 10, 5)).payload == b""
+    assert disk.perform(Read(opened.number, 0, 0)).payload == b""
+    with pytest.raises(WouldWait):  # a short read may be the end, or not be in memory: a worker finds out
+        disk.perform(Read(opened.number, 8, 5), wait=False)
+    assert disk.perform(Close(opened.number)) == Outcome(b"ok")
+
+
+def test_a_wrong_descriptor_is_a_typed_error(disk: Disk) -> None:
+    for operation in (Read(10**6, 0, 1), Write(10**6, 0, b"x"), Close(10**6)):
+        outcome = disk.perform(operation)
+        assert (outcome.word, outcome.seen) == (b"disk_failed", UNSEEN)
+
+
+# -- durability
+
+
+@pytest.fixture
+def syncs(break_os: Callable[..., None]) -> list[str]:
+    """What was synced, linked and renamed, in order."""
+    events: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        events.append("sync directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        os.fsync(descriptor)
+
+    def link(*args: Any, **named: Any) -> None:
+        os.link(*args, **named)
+        events.append("link")
+
+    def rename(*args: Any) -> None:
+        os.rename(*args)
+        events.append("rename")
+
+    break_os(fsync=fsync, link=link, rename=rename)
+    return events
+
+
+def test_a_durable_object_is_on_the_disk_before_it_has_a_name(disk: Disk, syncs: list[str]) -> None:
+    put(disk, b"n/k", b"bytes", durable=True)
+    assert syncs == ["sync file", "link", "sync directory"]
+    syncs.clear()
+    put(disk, b"n/k", b"other", durable=True, replace=True)
+    assert syncs == ["sync file", "link", "rename", "sync directory"]
+
+
+def test_bytes_that_were_there_already_become_durable_too(disk: Disk, syncs: list[str]) -> None:
+    put(disk, b"k", b"bytes")
+    assert syncs == ["link"]
+    syncs.clear()
+    assert put(disk, b"k", b"bytes", durable=True).word == b"same"
+    assert syncs[-2:] == ["sync file", "sync directory"]
+
+
+def test_a_directory_that_cannot_be_synced_is_a_failure_that_tells_what_is_there(
+    disk: Disk, break_os: Callable[..., None]
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "injected")
+
+    break_os(fsync=fsync)
+    outcome = put(disk, b"k", b"bytes", durable=True)
+    assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
+
+
+# -- failures
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.ENOSPC, b"disk_full"),
+        (errno.EDQUOT, b"disk_full"),
+        (errno.EIO, b"disk_failed"),
+        (errno.EACCES, b"disk_failed"),
+        (errno.EROFS, b"disk_failed"),
+        (errno.ENOENT, b"store_away"),
+        (errno.ENOTDIR, b"store_away"),
+    ],
+)
+@pytest.mark.parametrize("step", ["open", "pwrite", "fstat", "setxattr", "fchmod", "fsync", "rename"])
+def test_a_put_that_fails_leaves_the_old_object_and_no_litter(
+    disk: Disk, store: Path, attributes: bool, break_os: Callable[..., None], step: str, number: int, word: bytes
+) -> None:
+    if step == "setxattr" and not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    put(disk, b"k", b"old")
+    break_os(**{step: fault(number)})
+    outcome = put(disk, b"k", b"newer", replace=True, durable=True)
+    assert (outcome.word, outcome.seen) == (word, 3)
+    assert outcome.error is not None
+    assert outcome.error.code.encode() == word
+    assert (store / "k").read_bytes() == b"old"
+    assert sorted(os.listdir(store)) == ["k", "n"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("step", ["fstat", "fchmod", "link"])
+def test_a_commit_that_fails_leaves_nothing(
+    disk: Disk, store: Path, break_os: Callable[..., None], step: str, number: int
+) -> None:
+    descriptor = upload(disk, (0, b"bytes"))
+    break_os(**{step: fault(number)})
+    outcome = commit(disk, b"k", descriptor, 5)
+    assert outcome.word == (b"disk_full" if number == errno.ENOSPC else b"disk_failed")
+    assert outcome.seen == ABSENT
+    assert os.listdir(store) == ["n"]
+
+
+def test_a_message_names_the_reason(disk: Disk, break_os: Callable[..., None]) -> None:
+    break_os(pwrite=fault(errno.ENOSPC))
+    assert os.strerror(errno.ENOSPC) in str(put(disk, b"k", b"bytes").error)
+
+    def nameless(*_: object) -> int:
+        raise OSError("no number")
+
+    break_os(pwrite=nameless)
+    outcome = put(disk, b"k", b"bytes")
+    assert outcome.word == b"disk_failed"
+    assert "no number" in str(outcome.error)
+
+
+@pytest.mark.parametrize("operation", [Get(b"k", Budget(9, 9)), Open(b"k")])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_an_object_that_cannot_be_opened_is_a_typed_error(
+    disk: Disk, break_os: Callable[..., None], operation: Operation, number: int
+) -> None:
+    put(disk, b"k", b"bytes")
+    break_os(open=fault(number))
+    outcome = disk.perform(operation)
+    assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
+
+
+def test_an_object_that_cannot_be_read_is_a_typed_error(disk: Disk, break_os: Callable[..., None]) -> None:
+    put(disk, b"k", b"bytes")
+    break_os(pread=fault(errno.EIO), preadv=fault(errno.EIO))
+    assert get(disk, b"k").word == b"disk_failed"
+    assert get(disk, b"k", wait=False).word == b"disk_failed"
+
+
+def test_memory_that_is_not_there_is_a_typed_error(disk: Disk, break_os: Callable[..., None]) -> None:
+    def refuse(*_: object) -> bytes:
+        raise MemoryError("too much")
+
+    put(disk, b"k", b"bytes")
+    break_os(pread=refuse)
+    outcome = get(disk, b"k")
+    assert (outcome.word, outcome.seen) == (b"internal", 5)
+    assert "MemoryError" in str(outcome.error)
+
+
+def test_a_name_that_goes_between_two_calls_is_taken(disk: Disk, break_os: Callable[..., None]) -> None:
+    attempts = 0
+
+    def link(*args: Any, **named: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise FileExistsError(errno.EEXIST, "there for a moment")
+        os.link(*args, **named)
+
+    break_os(link=link)
+    assert put(disk, b"k", b"bytes") == Outcome(b"created", 5)
+
+
+def test_a_name_that_comes_and_goes_for_ever_is_given_up(disk: Disk, break_os: Callable[..., None]) -> None:
+    break_os(link=fault(errno.EEXIST))
+    outcome = put(disk, b"k", b"bytes")
+    assert (outcome.word, outcome.seen) == (b"disk_failed", ABSENT)
+    assert "try again" in str(outcome.error)
+
+
+# -- scanning
+
+
+def test_a_scan_finds_objects_and_counts_what_is_foreign(disk: Disk, store: Path) -> None:
+    for number, make in enumerate(FOREIGN.values()):
+        make(store / f"foreign{number}")
+    for name in (b"a", "é".encode(), b"x" * 255, b".hidden", b"\xff not UTF-8"):
+        (store / os.fsdecode(name)).touch()
+    (store / "n/c").touch()
+    (store / "n/.d").touch()
+    [(names, foreign)] = disk.scan(b"")
+    assert sorted(names) == sorted([b"a", "é".encode(), b"x" * 255])
+    assert foreign == len(FOREIGN) + 2  # and the folder n, and the name that is not UTF-8
+    assert list(disk.scan(b"n/")) == [([b"n/c"], 0)]
+
+
+def test_an_empty_directory_is_one_empty_list(disk: Disk) -> None:
+    assert list(disk.scan(b"n/")) == [([], 0)]
+
+
+def test_a_long_directory_comes_in_pieces(disk: Disk, store: Path) -> None:
+    (store / "n/.origin").touch()
+    for number in range(5000):
+        os.link(store / "n/.origin", store / f"n/{number}")
+    pieces = [names for names, _ in disk.scan(b"n/")]
+    assert len(pieces) > 1
+    assert sorted(name for piece in pieces for name in piece) == sorted(b"n/%d" % number for number in range(5000))
+
+
+def test_a_directory_that_cannot_be_read_is_no_empty_one(disk: Disk) -> None:
+    with pytest.raises(FileNotFoundError):
+        list(disk.scan(b"gone/"))
+
+
+# -- all of it
+
+
+def test_a_disk_may_be_closed_twice(disk: Disk) -> None:
+    disk.close()
+    disk.close()
+
+
+def test_a_store_whose_path_is_not_utf_8_works(tmp_path: Path, private: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.mkdir()
+    disk = Disk(odd, private, attributes=False)
+    try:
+        assert put(disk, b"k", b"bytes").word == b"created"
+        assert get(disk, b"k").payload == b"bytes"
+        assert [names for names, _ in disk.scan(b"")] == [[b"k"]]
+    finally:
+        disk.close()
+
+
+def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    model: dict[bytes, bytes] = {}
+    for _ in range(600):
+        name = rng.choice([b"a", b"b", b"n/a"])
+        payload = rng.choice([b"", b"1", b"2", b"long" * 3000])
+        old = model.get(name)
+        what = rng.randrange(4)
+        if what == 0:
+            assert disk.perform(Evict(name, True)).word == (b"absent" if old is None else b"evicted")
+            model.pop(name, None)
+        elif what == 1:
+            got = get(disk, name, wait=rng.random() < 0.5)
+            assert (got.word, bytes(got.payload)) == ((b"absent", b"") if old is None else (b"ok", old))
+        else:
+            replace = rng.random() < 0.5
+            word = put(disk, name, payload, replace=replace).word
+            if old is None:
+                assert word == b"created"
+            elif replace:
+                assert word == b"replaced"
+            else:
+                assert word == (b"same" if old == payload else b"key_exists")
+            if old is None or replace:
+                model[name] = payload
+        assert disk.perform(Look(name)).seen == (len(model[name]) if name in model else ABSENT)
+    assert {name for part in (b"", b"n/") for names, _ in disk.scan(part) for name in names} == model.keys()
