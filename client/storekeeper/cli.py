@@ -238,8 +238,8 @@ def _contents(file: str) -> Iterator[Any]:
         else:
             source = stack.enter_context(open(file, "rb"))
         if os.fstat(source.fileno()).st_size:
-            mapped = stack.enter_context(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
-            yield stack.enter_context(memoryview(mapped))
+            # Not closed here: an error on its way out may still hold a view of it.
+            yield memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
         else:
             yield source.read() if file != "-" else b""
 

@@ -1,0 +1,291 @@
+"""The two command lines as a user meets them: output, exit codes, options; and a daemon that cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Daemon, eventually
+
+from storekeeper import Client, cli, errors
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def run(daemon: Daemon, tmp_path: Path) -> Run:
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=tmp_path)
+
+    return run
+
+
+def test_a_first_session(run: Run, tmp_path: Path) -> None:
+    assert run("put", "--key", "greeting", "-", stdin=b"hello\n").stdout == b"greeting\n"
+    assert run("get", "greeting").stdout == b"hello\n"
+    (tmp_path / "file.txt").write_bytes(b"a file")
+    (tmp_path / "other.txt").write_bytes(b"")
+    assert run("put", "file.txt", str(tmp_path / "other.txt")).stdout == b"file.txt\nother.txt\n"
+    assert run("ls").stdout == b"file.txt\ngreeting\nother.txt\n"
+    assert run("ls", "gr").stdout == b"greeting\n"
+    assert run("exists", "greeting", "file.txt").stdout == b"yes greeting\nyes file.txt\n"
+    assert run("evict", "greeting").stdout == b"evicted greeting\n"
+    missing = run("get", "greeting")
+    assert (missing.returncode, missing.stdout) == (1, b"")
+    assert b"no object 'greeting'" in missing.stderr
+
+
+def test_what_is_missing_is_exit_status_1(run: Run) -> None:
+    run("put", "--key", "there", "-", stdin=b"x")
+    assert run("exists", "there").returncode == 0
+    done = run("exists", "there", "missing", "--fresh")
+    assert (done.returncode, done.stdout) == (1, b"yes there\nno missing\n")
+    assert run("evict", "missing").returncode == 1
+    assert run("stat", "missing").returncode == 1
+    done = run("get", "missing", "there")
+    assert (done.returncode, done.stdout) == (1, b"x")
+
+
+def test_json_is_for_scripts(run: Run) -> None:
+    told = json.loads(run("put", "--key", "k", "--json", "--durability", "disk", "-", stdin=b"four").stdout)
+    assert told == {"key": "k", "size": 4, "outcome": "created", "durability": "disk"}
+    assert json.loads(run("put", "--key", "k", "--json", "-", stdin=b"four").stdout)["outcome"] == "same"
+    again = run("put", "--key", "k", "--replace", "--json", "-", stdin=b"three")
+    assert json.loads(again.stdout)["outcome"] == "replaced"
+    assert json.loads(run("exists", "--json", "k", "l").stdout) == {"k": True, "l": False}
+    info = json.loads(run("stat", "--json", "k").stdout)
+    assert (info["key"], info["size"], info["owner"]) == ("k", 5, os.geteuid())
+    assert abs(info["created"] - time.time()) < 60
+    assert json.loads(run("ls", "--json").stdout) == "k"
+    assert json.loads(run("ls", "--long", "--json").stdout)["size"] == 5
+    status = json.loads(run("status", "--json").stdout)
+    assert status["objects"] == 1
+    assert status["coherent"] is True
+    assert json.loads(run("evict", "--json", "k").stdout) == {"k": True}
+
+
+def test_people_are_told_the_same(run: Run) -> None:
+    run("put", "--key", "k", "-", stdin=b"12345")
+    assert b"k: 5 bytes, owner " in run("stat", "k").stdout
+    assert run("ls", "-l").stdout.split()[0] == b"5"
+    assert b"objects" in run("status").stdout
+
+
+def test_each_failure_has_its_exit_status(run: Run, daemon: Daemon, tmp_path: Path) -> None:
+    run("put", "--key", "k", "-", stdin=b"first")
+    refused = run("put", "--key", "k", "-", stdin=b"second")
+    assert refused.returncode == 73
+    assert b"--replace" in refused.stderr or b"replace" in refused.stderr
+    assert run("get", "../k").returncode == 65
+    assert run("--namespace", "nowhere", "ls").returncode == 64
+    assert run("get").returncode == 2
+    assert run("put", "--key", "k", "a", "b").returncode == 2
+    assert run("put", str(tmp_path / "no such file")).returncode == 74
+    (daemon.store / "folder").mkdir()
+    assert run("put", "--key", "folder", "-", stdin=b"x").returncode == 73
+    daemon.kill()
+    done = run("--timeout", "1", "get", "k")
+    assert done.returncode == 69
+    assert b"storekeeperd serve" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_every_error_code_has_an_exit_status_in_the_range_of_sysexits() -> None:
+    assert set(cli.STATUS_OF) <= set(errors.BY_CODE)
+    assert all(64 <= status <= 78 for status in cli.STATUS_OF.values())
+
+
+def test_output_goes_to_a_file_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
+    data = os.urandom(9_000_000)
+    (tmp_path / "large").write_bytes(data)
+    run("put", "large")
+    assert run("get", "large").stdout == data
+    assert run("get", "large", "-o", "copy").returncode == 0
+    assert (tmp_path / "copy").read_bytes() == data
+    (tmp_path / "folder").mkdir()
+    run("put", "--key", "small", "-", stdin=b"x")
+    assert run("get", "large", "small", "-o", "folder").returncode == 0
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["large", "small"]
+    assert run("get", "missing", "-o", "nothing").returncode == 1
+    assert not (tmp_path / "nothing").exists()
+    assert run("get", "large", "small", "-o", "copy").returncode == 2
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_standard_input_may_be_large_and_without_a_name(run: Run) -> None:
+    data = os.urandom(5_000_000)
+    key = run("put", "-", stdin=data).stdout.decode().strip()
+    assert len(key) == 36
+    assert run("get", key).stdout == data
+
+
+def test_a_namespace_is_a_store_of_its_own(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon("--namespace", "team")
+    command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, "--namespace", "team"]
+    subprocess.run([*command, "put", "--key", "k", "-"], input=b"x", check=True, capture_output=True)
+    assert (daemon.store / "team" / "k").read_bytes() == b"x"
+    with daemon.client() as client, daemon.client(namespace="team") as team:
+        assert (client.exists("k"), team.exists("k")) == (False, True)
+        client.put(b"y", key="k")
+        assert (client.list(), team.list()) == (["k"], ["k"])
+        assert team.get("k") == b"x"
+        (daemon.store / "team" / "k").unlink()
+        eventually(lambda: not team.exists("k"))
+        assert client.exists("k")
+
+
+# -- storekeeperd
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "storekeeperd", "serve", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def failed(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("storekeeperd: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_second_daemon_on_a_store_ends_with_75_and_names_the_first(daemon: Daemon, tmp_path: Path) -> None:
+    done = serve(str(daemon.store), "--address", f"ipc://{tmp_path}/other")
+    failed(done, 75, f"pid {daemon.pid}")
+    with daemon.client() as client:
+        assert client.status()["pid"] == daemon.pid
+
+
+def test_a_second_daemon_on_an_address_ends_with_75(daemon: Daemon, tmp_path: Path) -> None:
+    failed(serve(str(tmp_path / "other"), "--address", daemon.address), 75)
+    with daemon.client() as client:
+        assert client.status()["pid"] == daemon.pid
+
+
+def test_a_killed_daemon_s_socket_is_taken_over(daemon: Daemon) -> None:
+    daemon.kill()
+    assert Path(daemon.address.removeprefix("ipc://")).exists()
+    daemon.start()
+    with daemon.client() as client:
+        assert client.list() == []
+
+
+def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/s"
+    failed(serve(str(tmp_path / "x"), "--address", f"ipc:///tmp/{'y' * 120}"), 78, "107")
+    (tmp_path / "file").write_bytes(b"")
+    failed(serve(str(tmp_path / "file"), "--address", address), 66, "not a directory")
+    failed(serve(str(tmp_path / "file" / "below"), "--address", address), 66, "not a directory")
+    failed(serve("--address", address), 78, "no store")
+    failed(serve(str(tmp_path / "x"), "--address", "tcp://127.0.0.1:1"), 78, "ipc://")
+    failed(serve(str(tmp_path / "x"), "--address", address, "--socket-mode", "rw"), 78, "socket_mode")
+    failed(serve(str(tmp_path / "x"), "--address", address, "--namespace", "a/b"), 78, "namespace")
+    (tmp_path / "c.toml").write_text("[limits]\nmessage_byte_max = 5\n")
+    failed(serve(str(tmp_path / "x"), "--config", str(tmp_path / "c.toml")), 78, "message_bytes_max")
+    assert serve("--no-such-option").returncode == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
+def test_a_full_disk_at_start_is_said_in_one_line(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "full", str(full)]).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        filler = os.open(full / "filler", os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="No space"):
+            while True:
+                os.write(filler, bytes(4096))
+        os.close(filler)
+        failed(serve(str(full), "--address", f"ipc://{tmp_path}/s"), 73, "full")
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
+def test_a_put_on_a_full_disk_is_a_typed_error_and_the_daemon_serves_on(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", str(tmp_path / "store")]).returncode:
+        pytest.skip("cannot mount here")
+    daemon = None
+    try:
+        daemon = start_daemon()
+        with daemon.client() as client:
+            client.put(b"small", key="small")
+            for data in (bytes(16 << 20), bytes(3 << 20), bytes(3 << 20), bytes(3 << 20)):
+                try:
+                    client.put(data)
+                except errors.DiskFull as error:
+                    assert "free some space" in str(error)
+                    break
+            else:
+                pytest.fail("it took more than there is room for")
+            assert client.get("small") == b"small"
+            for key in client.list():
+                client.evict(key)
+            eventually(lambda: os.statvfs(tmp_path / "store").f_bavail * 4096 > 7 << 20)
+            assert client.put(bytes(5 << 20), key="fits again") == "fits again"
+    finally:
+        if daemon is not None:
+            daemon.end()
+        subprocess.run(["umount", str(tmp_path / "store")], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
+def test_an_unwritable_store_is_said_in_one_line(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; os.setgid(65534); os.setuid(65534)\n"
+        "sys.argv = ['storekeeperd', 'serve', sys.argv[1], '--address', 'ipc:///tmp/never-bound']\n"
+        "from storekeeperd.__main__ import main; main()"
+    )
+    (tmp_path / "store").mkdir()
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    command = [sys.executable, "-c", "import storekeeperd.cli, storekeeperd.__main__, faulthandler\n" + script]
+    done = subprocess.run([*command, str(tmp_path / "store")], capture_output=True, text=True, timeout=30)
+    failed(done, 77, "uid 65534")
+
+
+def test_settings_come_from_the_file_and_options_outrank_it(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        f'store = "{tmp_path}/one"\naddress = "ipc://{tmp_path}/s"\nnamespaces = ["team"]\nsocket_mode = "0660"\n'
+        "idle_exit_s = 0.2\n[limits]\nbatch_items_max = 7\n"
+    )
+    command = [sys.executable, "-m", "storekeeperd", "serve", "--config", str(tmp_path / "c.toml")]
+    process = subprocess.Popen([*command, str(tmp_path / "two")], stderr=subprocess.DEVNULL)
+    with Client(f"ipc://{tmp_path}/s") as client:
+        client._grace_s = 10
+        status = client.status()
+        assert status["store"] == f"{tmp_path}/two"
+        assert status["namespaces"] == ["default", "team"]
+        assert status["limits"]["batch_items_max"] == 7
+        assert oct((tmp_path / "s").stat().st_mode & 0o777) == "0o660"
+    assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(("package", "missing", "extra"), [("storekeeperd", "watchdog", "daemon"), ("storekeeper", "click", "cli")])
+def test_without_its_extra_a_command_says_what_to_install(package: str, missing: str, extra: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; from {package}.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 69
+    assert f"pip install 'storekeeper[{extra}]'" in done.stderr
+
+
+def test_the_client_alone_needs_only_pyzmq() -> None:
+    script = (
+        "import sys\nfor name in ('click', 'watchdog', 'proxystore'): sys.modules[name] = None\n"
+        "import storekeeper, storekeeper.connector; print(storekeeper.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
