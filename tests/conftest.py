@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -10,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ class Daemon:
             self.process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def daemons(folder: Path) -> Iterator[Callable[..., Daemon]]:
     """Gives a function that starts daemons below a folder; they end with the block."""
     started: list[Daemon] = []
@@ -119,8 +119,8 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 def _held() -> tuple[int, int, int]:
     children = 0
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as listed:
-            children += len(listed.read().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            children += len(Path(f"/proc/self/task/{task}/children").read_text().split())
     return len(os.listdir("/proc/self/fd")), threading.active_count(), children
 
 
@@ -142,6 +142,8 @@ def _warm() -> None:
     process.start()
     process.join()
     process.close()
+    gc.collect()
+    gc.freeze()  # what is there now stays: the collections around every test need not look at it
 
 
 @pytest.fixture(autouse=True)

@@ -167,7 +167,7 @@ class World:
         self.peers = [Peer(1000 + n, 100, n) for n in range(4)]
         self.asked: dict[bytes, tuple[Peer, list[bytes], int]] = {}
         self.last_id = 0
-        self.own: dict[bytes, bytes | None | str] = {b"own-%d" % n: None for n in range(4)}
+        self.own: dict[bytes, bytes | str | None] = {b"own-%d" % n: None for n in range(4)}
         self.busy: set[bytes] = set()
         self.ever: dict[bytes, set[bytes]] = {}
         for n in range(self.chance.randrange(6)):

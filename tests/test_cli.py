@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Daemon, eventually
 
+from conftest import Daemon, eventually
 from storekeeper import Client, cli, errors
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -274,7 +274,9 @@ def test_settings_come_from_the_file_and_options_outrank_it(tmp_path: Path) -> N
     assert process.wait(10) == 0
 
 
-@pytest.mark.parametrize(("package", "missing", "extra"), [("storekeeperd", "watchdog", "daemon"), ("storekeeper", "click", "cli")])
+@pytest.mark.parametrize(
+    ("package", "missing", "extra"), [("storekeeperd", "watchdog", "daemon"), ("storekeeper", "click", "cli")]
+)
 def test_without_its_extra_a_command_says_what_to_install(package: str, missing: str, extra: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; from {package}.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)

@@ -76,66 +76,69 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         config.load(file)
 
 
-@pytest.mark.parametrize("content", [b"store =", b"[limits", b"\xff\xfe", b"store = 1\nstore = 2"])
-def test_a_file_that_is_not_toml_is_named(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"config\.toml"):
-        config.load(file)
+NO_TOML: list[bytes] = [b"store =", b"[limits", b"\xff\xfe", b"store = 1\nstore = 2"]
 
 
-@pytest.mark.parametrize(
-    ("content", "rule"),
-    [
-        ("stoer = '/x'", "unknown setting stoer; did you mean store?"),
-        ("zzzzzz = 1", "unknown setting zzzzzz$"),
-        (
-            "[limits]\nconnection_max = 1",
-            r"unknown setting limits\.connection_max; did you mean limits\.connections_max",
-        ),
-        ("[limits]\nzzzzzz = 1", r"unknown setting limits\.zzzzzz$"),
-        ("[other]\nx = 1", "unknown setting other"),
-        ("store = 1", "store must be of type str"),
-        ("address = ['ipc:///a']", "address must be of type str"),
-        ("namespaces = 'a'", "namespaces must be of type list"),
-        ("socket_mode = 0o660", "socket_mode must be of type str"),
-        ("idle_exit_s = '1'", "idle_exit_s must be of type float"),
-        ("idle_exit_s = true", "idle_exit_s must be of type float"),
-        ("limits = 1", "limits must be of type dict"),
-        ("[limits]\npool_threads = 1.5", r"limits\.pool_threads must be of type int"),
-        ("[limits]\npool_threads = true", r"limits\.pool_threads must be of type int"),
-        ("[limits]\npool_threads = '4'", r"limits\.pool_threads must be of type int"),
-        ("[limits]\nslow_disk_ms = '4'", r"limits\.slow_disk_ms must be of type float"),
-        ("[limits]\npool_threads = 0", r"limits\.pool_threads must be greater than 0"),
-        ("[limits]\npool_threads = -1", r"limits\.pool_threads must be greater than 0"),
-        ("[limits]\nstop_timeout_s = nan", r"limits\.stop_timeout_s must be greater than 0"),
-        ("socket_mode = 'rw'", "octal number"),
-        ("socket_mode = '0999'", "octal number"),
-        ("socket_mode = ''", "octal number"),
-        ("socket_mode = '1000'", "between 0000 and 0777"),
-        ("socket_mode = '-1'", "between 0000 and 0777"),
-        ("namespaces = ['default']", "namespace 'default'"),
-        ("namespaces = ['ok', '.storekeeper']", r"namespace '\.storekeeper'"),
-        ("namespaces = ['a/b']", "namespace 'a/b'"),
-        ("namespaces = ['']", "namespace ''"),
-    ],
-)
-def test_a_wrong_setting_is_told_the_rule(file: Path, content: str, rule: str) -> None:
-    file.write_text(content)
-    with pytest.raises(ConfigError, match=rule):
-        config.load(file)
+def test_a_file_that_is_not_toml_is_named(file: Path) -> None:
+    for content in NO_TOML:
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"config\.toml"):
+            config.load(file)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"message_bytes_max": wire.RANGE_BYTES - 1},
-        {"peer_bytes_max": wire.MESSAGE_BYTES_MAX - 1},
-        {"message_bytes_max": Limits().peer_bytes_max + 1},
-    ],
-)
-def test_a_message_holds_a_range_and_a_peer_holds_a_message(settings: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"message_bytes_max ≤ peer_bytes_max"):
-        config.limits(settings)
+WRONG_SETTINGS: list[tuple[str, str]] = [
+    ("stoer = '/x'", "unknown setting stoer; did you mean store?"),
+    ("zzzzzz = 1", "unknown setting zzzzzz$"),
+    (
+        "[limits]\nconnection_max = 1",
+        r"unknown setting limits\.connection_max; did you mean limits\.connections_max",
+    ),
+    ("[limits]\nzzzzzz = 1", r"unknown setting limits\.zzzzzz$"),
+    ("[other]\nx = 1", "unknown setting other"),
+    ("store = 1", "store must be of type str"),
+    ("address = ['ipc:///a']", "address must be of type str"),
+    ("namespaces = 'a'", "namespaces must be of type list"),
+    ("socket_mode = 0o660", "socket_mode must be of type str"),
+    ("idle_exit_s = '1'", "idle_exit_s must be of type float"),
+    ("idle_exit_s = true", "idle_exit_s must be of type float"),
+    ("limits = 1", "limits must be of type dict"),
+    ("[limits]\npool_threads = 1.5", r"limits\.pool_threads must be of type int"),
+    ("[limits]\npool_threads = true", r"limits\.pool_threads must be of type int"),
+    ("[limits]\npool_threads = '4'", r"limits\.pool_threads must be of type int"),
+    ("[limits]\nslow_disk_ms = '4'", r"limits\.slow_disk_ms must be of type float"),
+    ("[limits]\npool_threads = 0", r"limits\.pool_threads must be greater than 0"),
+    ("[limits]\npool_threads = -1", r"limits\.pool_threads must be greater than 0"),
+    ("[limits]\nstop_timeout_s = nan", r"limits\.stop_timeout_s must be greater than 0"),
+    ("socket_mode = 'rw'", "octal number"),
+    ("socket_mode = '0999'", "octal number"),
+    ("socket_mode = ''", "octal number"),
+    ("socket_mode = '1000'", "between 0000 and 0777"),
+    ("socket_mode = '-1'", "between 0000 and 0777"),
+    ("namespaces = ['default']", "namespace 'default'"),
+    ("namespaces = ['ok', '.storekeeper']", r"namespace '\.storekeeper'"),
+    ("namespaces = ['a/b']", "namespace 'a/b'"),
+    ("namespaces = ['']", "namespace ''"),
+]
+
+
+def test_a_wrong_setting_is_told_the_rule(file: Path) -> None:
+    for content, rule in WRONG_SETTINGS:
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=rule):
+            config.load(file)
+
+
+WRONG_SIZES: list[dict[str, int]] = [
+    {"message_bytes_max": wire.RANGE_BYTES - 1},
+    {"peer_bytes_max": wire.MESSAGE_BYTES_MAX - 1},
+    {"message_bytes_max": Limits().peer_bytes_max + 1},
+]
+
+
+def test_a_message_holds_a_range_and_a_peer_holds_a_message() -> None:
+    for settings in WRONG_SIZES:
+        with pytest.raises(ConfigError, match=r"message_bytes_max ≤ peer_bytes_max"):
+            config.limits(settings)
 
 
 def test_the_least_message_is_one_range() -> None:
@@ -143,9 +146,12 @@ def test_the_least_message_is_one_range() -> None:
     assert made.message_bytes_max == made.peer_bytes_max == wire.RANGE_BYTES
 
 
-@pytest.mark.parametrize(("text", "mode"), [("0600", 0o600), ("660", 0o660), ("0", 0), ("0777", 0o777)])
-def test_a_mode_is_an_octal_number(text: str, mode: int) -> None:
-    assert config.parse_mode(text) == mode
+MODES: list[tuple[str, int]] = [("0600", 0o600), ("660", 0o660), ("0", 0), ("0777", 0o777)]
+
+
+def test_a_mode_is_an_octal_number() -> None:
+    for text, mode in MODES:
+        assert config.parse_mode(text) == mode
 
 
 def test_a_namespace_is_named_like_a_key() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import conformance
 import pytest
+
+import conformance
 from conftest import Daemon, daemons
 from simulation import FakeDisk
-
 from storekeeper import Client, wire
 from storekeeper.connector import StorekeeperConnector, StorekeeperKey
 from storekeeper.exchange import Exchange

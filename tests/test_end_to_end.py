@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Daemon, eventually
 
+from conftest import Daemon, eventually
 from storekeeper import Client, StorekeeperError
 from storekeeper.errors import DaemonUnreachable, KeyExists, TimedOut
 
@@ -101,7 +101,7 @@ def put_and_get_files(address: str, part: list[str], into: str) -> None:
         keys = {path: path.replace("/", "|")[-200:] for path in part}
         for path, key in keys.items():
             store.put(Path(path).read_bytes(), key=key)
-        for path, key in keys.items():
+        for key in keys.values():
             (Path(into) / key).write_bytes(store.get(key))
 
 

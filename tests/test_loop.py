@@ -194,6 +194,17 @@ def test_another_thread_wakes_a_waiting_loop(loop: Loop, turns: Turns) -> None:
     thread.join()
 
 
+def test_a_loop_without_timers_waits_for_what_may_come(turns: Turns) -> None:
+    loop = Loop(turns)
+    turns.then = loop.stop
+    thread = threading.Timer(0.005, loop.wake)
+    thread.start()
+    loop.run()
+    thread.join()
+    loop.close()
+    assert turns.count == 1
+
+
 def test_a_turn_may_wake_the_next(loop: Loop, turns: Turns) -> None:
     turns.then = lambda: loop.stop() if turns.count == 5 else loop.wake()
     loop.wake()

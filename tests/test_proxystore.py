@@ -13,16 +13,16 @@ from queue import Queue
 from typing import Any
 
 import pytest
-from conftest import Daemon, eventually
 from proxystore.connectors.file import FileConnector as TheirFileConnector
 from proxystore.connectors.protocols import Connector, DeferrableConnector
 from proxystore.proxy import Proxy
-from proxystore.store.ref import into_owned
 from proxystore.store import Store, get_store, unregister_store
 from proxystore.store.config import StoreConfig
+from proxystore.store.ref import into_owned
 from proxystore.stream import StreamConsumer, StreamProducer
 from proxystore.stream.shims.queue import QueuePublisher, QueueSubscriber
 
+from conftest import Daemon, eventually
 from storekeeper import Client, directory
 from storekeeper.connector import FileConnector, FileKey, StorekeeperConnector, StorekeeperKey
 from storekeeper.errors import BadKey, DaemonUnreachable
@@ -315,7 +315,10 @@ def test_without_the_daemon_s_extra_the_connector_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory.importlib.util, "find_spec", lambda name: None)
-    with FileConnector(folder) as connector, pytest.raises(DaemonUnreachable, match=r"pip install 'storekeeper\[daemon\]'"):
+    with (
+        FileConnector(folder) as connector,
+        pytest.raises(DaemonUnreachable, match=r"pip install 'storekeeper\[daemon\]'"),
+    ):
         connector.put(b"bytes")
 
 

@@ -121,11 +121,15 @@ def test_one_scan_at_a_time(make: Callable[..., Scanner]) -> None:
 def test_a_scan_that_fails_says_so_and_keeps_what_was_counted_before(
     make: Callable[..., Scanner], caplog: pytest.LogCaptureFixture
 ) -> None:
-    directories: dict[str, Callable[[], Chunks]] = {"root": one_chunk}
-    scanner = make(b"", root=lambda: directories["root"]())
+    bad = False
+
+    def sometimes() -> Chunks:
+        return broken() if bad else one_chunk()
+
+    scanner = make(b"", root=sometimes)
     scanner.start()
     take_all(scanner)
-    directories["root"] = broken
+    bad = True
     with caplog.at_level(logging.WARNING):
         scanner.start()
         assert take_all(scanner) == ([[b"a"]], False)

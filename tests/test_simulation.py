@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from simulation import World, Wrong
 
+from simulation import World, Wrong
 from storekeeperd.coherence import Coherence
 
 

@@ -155,7 +155,17 @@ def test_the_top_level_is_as_agreed() -> None:
     if listed.returncode:
         pytest.skip("not a git checkout")
     top = {name.split("/")[0] for name in listed.stdout.split()}
-    agreed = {"pyproject.toml", "daemon", "client", "tests", "systemd", "README.md", "Makefile", "LICENSE", "CHANGELOG.md"}
+    agreed = {
+        "pyproject.toml",
+        "daemon",
+        "client",
+        "tests",
+        "systemd",
+        "README.md",
+        "Makefile",
+        "LICENSE",
+        "CHANGELOG.md",
+    }
     assert {name for name in top if not name.startswith(".")} == agreed
 
 

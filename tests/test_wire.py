@@ -73,25 +73,25 @@ def test_a_reply_without_results_has_no_words() -> None:
     assert wire.decode_reply([b"SK01", b"7", b"ok", b""]) == wire.Reply(b"7", {}, [], [])
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [
-        [],
-        [b"SK01"],
-        [b"SK01", b"7", b"ok"],
-        [b"SK02", b"7", b"ok", b""],
-        [b"", b"SK01", b"7", b"ok", b""],
-        [b"SK01", b"7", b"ok", b"{"],
-        [b"SK01", b"7", b"ok", b"[1]"],
-        [b"SK01", b"7", b"ok", b"[" * 100_000],
-        [b"SK01", b"7", b"ok", b"\xff"],
-        [b"SK01", b"7", b"\xff", b""],
-        [b"SK01", b"7", b"ok", b"", b"\xff"],
-    ],
-)
-def test_what_is_no_reply_is_a_protocol_error(frames: list[bytes]) -> None:
-    with pytest.raises(errors.ProtocolError):
-        wire.decode_reply(frames)
+NO_REPLIES: list[list[bytes]] = [
+    [],
+    [b"SK01"],
+    [b"SK01", b"7", b"ok"],
+    [b"SK02", b"7", b"ok", b""],
+    [b"", b"SK01", b"7", b"ok", b""],
+    [b"SK01", b"7", b"ok", b"{"],
+    [b"SK01", b"7", b"ok", b"[1]"],
+    [b"SK01", b"7", b"ok", b"[" * 100_000],
+    [b"SK01", b"7", b"ok", b"\xff"],
+    [b"SK01", b"7", b"\xff", b""],
+    [b"SK01", b"7", b"ok", b"", b"\xff"],
+]
+
+
+def test_what_is_no_reply_is_a_protocol_error() -> None:
+    for frames in NO_REPLIES:
+        with pytest.raises(errors.ProtocolError):
+            wire.decode_reply(frames)
 
 
 def test_the_id_of_a_reply_is_found_without_decoding_it() -> None:
@@ -109,9 +109,9 @@ def test_every_verb_has_its_arguments_described() -> None:
     assert wire.OPTIONS.keys() == wire.ARGUMENTS.keys()
 
 
-@pytest.mark.parametrize("verb", wire.OPTIONS)
-def test_every_verb_is_understood(verb: bytes) -> None:
-    assert wire.decode_request([wire.VERSION, verb, b"1", b""]).verb == verb
+def test_every_verb_is_understood() -> None:
+    for verb in wire.OPTIONS:
+        assert wire.decode_request([wire.VERSION, verb, b"1", b""]).verb == verb
 
 
 # -- keys
@@ -154,25 +154,25 @@ BAD_KEYS: list[tuple[wire.Frame, str]] = [
 ]
 
 
-@pytest.mark.parametrize("key", GOOD_KEYS)
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_a_key_is_nearly_any_file_name(key: bytes, kind: Callable[[bytes], wire.Frame]) -> None:
-    wire.check_key(kind(key))
-    assert wire.is_key(key)
-    assert wire.key_frame(key.decode()) == key
+def test_a_key_is_nearly_any_file_name(kind: Callable[[bytes], wire.Frame]) -> None:
+    for key in GOOD_KEYS:
+        wire.check_key(kind(key))
+        assert wire.is_key(key)
+        assert wire.key_frame(key.decode()) == key
 
 
-@pytest.mark.parametrize(("key", "rule"), BAD_KEYS)
-def test_what_is_no_key_is_told_the_rule(key: wire.Frame, rule: str) -> None:
-    assert not wire.is_key(bytes(key))
-    with pytest.raises(errors.BadKey, match=rule):
-        wire.check_key(key)
+def test_what_is_no_key_is_told_the_rule() -> None:
+    for key, rule in BAD_KEYS:
+        assert not wire.is_key(bytes(key))
+        with pytest.raises(errors.BadKey, match=rule):
+            wire.check_key(key)
 
 
-@pytest.mark.parametrize("key", ["", ".x", "a/b", "é" * 128, "\0"])
-def test_the_same_rules_hold_for_a_key_as_text(key: str) -> None:
-    with pytest.raises(errors.BadKey):
-        wire.key_frame(key)
+def test_the_same_rules_hold_for_a_key_as_text() -> None:
+    for key in ("", ".x", "a/b", "é" * 128, "\0"):
+        with pytest.raises(errors.BadKey):
+            wire.key_frame(key)
 
 
 def test_a_lone_surrogate_is_no_key() -> None:
@@ -180,48 +180,49 @@ def test_a_lone_surrogate_is_no_key() -> None:
         wire.key_frame("a\ud800")
 
 
-@pytest.mark.parametrize("key", [b"k", 1, None])
-def test_a_key_that_is_no_text_is_told_so(key: object) -> None:
-    with pytest.raises(errors.BadKey, match=type(key).__name__):
-        wire.key_frame(key)  # type: ignore[arg-type]
+def test_a_key_that_is_no_text_is_told_so() -> None:
+    for key in (b"k", 1, None):
+        with pytest.raises(errors.BadKey, match=type(key).__name__):
+            wire.key_frame(key)  # type: ignore[arg-type]
 
 
 # -- numbers
 
 
-@pytest.mark.parametrize(
-    ("frame", "number"),
-    [(b"0", 0), (b"007", 7), (bytearray(b"12"), 12), (b"9" * 18, 10**18 - 1)],
-)
-def test_a_number_is_decimal_digits(frame: wire.Frame, number: int) -> None:
-    assert wire.parse_number(frame, "the size") == number
+def test_a_number_is_decimal_digits() -> None:
+    assert wire.parse_number(b"0", "the size") == 0
+    assert wire.parse_number(b"007", "the size") == 7
+    assert wire.parse_number(bytearray(b"12"), "the size") == 12
+    assert wire.parse_number(b"9" * 18, "the size") == 10**18 - 1
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [b"", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"0x1", b"1.0", b"9" * 19, "١".encode(), b"\xff", bytearray(10_000)],
-)
-def test_what_is_no_number_is_refused_by_name(frame: wire.Frame) -> None:
-    with pytest.raises(errors.BadRequest, match="the size must be a decimal number"):
-        wire.parse_number(frame, "the size")
+NO_NUMBERS: list[wire.Frame] = [
+    b"", b"-1", b"+1", b" 1", b"1 ", b"1_0", b"0x1", b"1.0", b"9" * 19, "١".encode(), b"\xff", bytearray(10_000),
+]  # fmt: skip
+
+
+def test_what_is_no_number_is_refused_by_name() -> None:
+    for frame in NO_NUMBERS:
+        with pytest.raises(errors.BadRequest, match="the size must be a decimal number"):
+            wire.parse_number(frame, "the size")
 
 
 # -- options
 
 
-@pytest.mark.parametrize(
-    ("verb", "options"),
-    [
-        (b"exists", {"fresh": False, "namespace": ""}),
-        (b"put", {"replace": True, "durability": "disk", "namespace": "n"}),
-        (b"upload", {"replace": False, "durability": "os"}),
-        (b"list", {"prefix": "a"}),
-        (b"get", {}),
-    ],
-)
-def test_options_of_the_right_type_are_taken(verb: bytes, options: dict[str, object]) -> None:
-    assert wire.parse_options(verb, json.dumps(options).encode()) == options
-    assert wire.parse_options(verb, bytearray(json.dumps(options).encode())) == options
+RIGHT_OPTIONS: list[tuple[bytes, dict[str, object]]] = [
+    (b"exists", {"fresh": False, "namespace": ""}),
+    (b"put", {"replace": True, "durability": "disk", "namespace": "n"}),
+    (b"upload", {"replace": False, "durability": "os"}),
+    (b"list", {"prefix": "a"}),
+    (b"get", {}),
+]
+
+
+def test_options_of_the_right_type_are_taken() -> None:
+    for verb, options in RIGHT_OPTIONS:
+        assert wire.parse_options(verb, json.dumps(options).encode()) == options
+        assert wire.parse_options(verb, bytearray(json.dumps(options).encode())) == options
 
 
 def test_no_options_are_an_empty_mapping() -> None:
@@ -235,41 +236,41 @@ def test_options_of_the_greatest_size_are_read() -> None:
     assert "8192" in str(refusal(b"SK01", b"list", b"1", raw + b" ").error)
 
 
-@pytest.mark.parametrize(
-    ("verb", "raw", "rule"),
-    [
-        (b"put", b"{", "JSON object"),
-        (b"put", b"nonsense", "JSON object"),
-        (b"put", b"\xff\xfe\xfd", "JSON object"),
-        (b"put", b"null", "JSON object"),
-        (b"put", b"[]", "JSON object"),
-        (b"put", b'"replace"', "JSON object"),
-        (b"put", b"1", "JSON object"),
-        (b"put", b"1" * 8000, "JSON object"),
-        (b"put", b"[" * 8192, "JSON object"),
-        (b"put", b'{"a":' * 1600, "JSON object"),
-        (b"put", b'{"replace":1}', "replace must be of type bool"),
-        (b"put", b'{"replace":"true"}', "replace must be of type bool"),
-        (b"put", b'{"replace":null}', "replace must be of type bool"),
-        (b"exists", b'{"fresh":0}', "fresh must be of type bool"),
-        (b"get", b'{"namespace":1}', "namespace must be of type str"),
-        (b"get", b'{"namespace":true}', "namespace must be of type str"),
-        (b"get", b'{"namespace":null}', "namespace must be of type str"),
-        (b"get", b'{"namespace":["n"]}', "namespace must be of type str"),
-        (b"get", b'{"namespace":{"n":1}}', "namespace must be of type str"),
-        (b"list", b'{"prefix":["a"]}', "prefix must be of type str"),
-        (b"put", b'{"durability":"none"}', "durability must be one of os, disk"),
-        (b"put", b'{"durability":1}', "durability must be of type str"),
-        (b"put", b'{"fresh":true}', "put has no option 'fresh'; it takes namespace, replace, durability"),
-        (b"status", b'{"namespace":"n"}', "status has no option 'namespace'; it takes none"),
-        (b"get", bytearray(b'{"namespace":"%s"}' % (b"x" * 9000)), "8192 bytes"),
-    ],
-)
-def test_wrong_options_are_told_the_rule(verb: bytes, raw: wire.Frame, rule: str) -> None:
-    refused = refusal(b"SK01", verb, b"1", raw)
-    assert isinstance(refused.error, errors.BadRequest)
-    assert rule in str(refused.error)
-    assert refused.id == b"1"
+WRONG_OPTIONS: list[tuple[bytes, wire.Frame, str]] = [
+    (b"put", b"{", "JSON object"),
+    (b"put", b"nonsense", "JSON object"),
+    (b"put", b"\xff\xfe\xfd", "JSON object"),
+    (b"put", b"null", "JSON object"),
+    (b"put", b"[]", "JSON object"),
+    (b"put", b'"replace"', "JSON object"),
+    (b"put", b"1", "JSON object"),
+    (b"put", b"1" * 8000, "JSON object"),
+    (b"put", b"[" * 8192, "JSON object"),
+    (b"put", b'{"a":' * 1600, "JSON object"),
+    (b"put", b'{"replace":1}', "replace must be of type bool"),
+    (b"put", b'{"replace":"true"}', "replace must be of type bool"),
+    (b"put", b'{"replace":null}', "replace must be of type bool"),
+    (b"exists", b'{"fresh":0}', "fresh must be of type bool"),
+    (b"get", b'{"namespace":1}', "namespace must be of type str"),
+    (b"get", b'{"namespace":true}', "namespace must be of type str"),
+    (b"get", b'{"namespace":null}', "namespace must be of type str"),
+    (b"get", b'{"namespace":["n"]}', "namespace must be of type str"),
+    (b"get", b'{"namespace":{"n":1}}', "namespace must be of type str"),
+    (b"list", b'{"prefix":["a"]}', "prefix must be of type str"),
+    (b"put", b'{"durability":"none"}', "durability must be one of os, disk"),
+    (b"put", b'{"durability":1}', "durability must be of type str"),
+    (b"put", b'{"fresh":true}', "put has no option 'fresh'; it takes namespace, replace, durability"),
+    (b"status", b'{"namespace":"n"}', "status has no option 'namespace'; it takes none"),
+    (b"get", bytearray(b'{"namespace":"%s"}' % (b"x" * 9000)), "8192 bytes"),
+]
+
+
+def test_wrong_options_are_told_the_rule() -> None:
+    for verb, raw, rule in WRONG_OPTIONS:
+        refused = refusal(b"SK01", verb, b"1", raw)
+        assert isinstance(refused.error, errors.BadRequest)
+        assert rule in str(refused.error)
+        assert refused.id == b"1"
 
 
 def test_a_very_long_name_of_an_option_is_not_sent_back_whole() -> None:
@@ -280,13 +281,16 @@ def test_a_very_long_name_of_an_option_is_not_sent_back_whole() -> None:
 # -- frames
 
 
-@pytest.mark.parametrize("frames", [[b"SK01"], [b"SK01", b"get"], [b""], [b"", b"SK01"], [b"", b""]])
-def test_too_few_frames_are_refused(frames: list[bytes]) -> None:
-    refused = refusal(*frames)
-    assert isinstance(refused.error, errors.BadRequest)
-    assert "4 frames" in str(refused.error)
-    assert refused.id == b""
-    assert refused.envelope is (frames[0] == b"")
+TOO_FEW: list[list[bytes]] = [[b"SK01"], [b"SK01", b"get"], [b""], [b"", b"SK01"], [b"", b""]]
+
+
+def test_too_few_frames_are_refused() -> None:
+    for frames in TOO_FEW:
+        refused = refusal(*frames)
+        assert isinstance(refused.error, errors.BadRequest)
+        assert "4 frames" in str(refused.error)
+        assert refused.id == b""
+        assert refused.envelope is (frames[0] == b"")
 
 
 def test_a_request_that_lacks_only_its_options_is_answered_by_its_id() -> None:
@@ -303,21 +307,27 @@ def test_an_id_may_have_32_bytes_and_no_more() -> None:
     assert refusal(b"SK01", b"status", bytearray(10_000), b"").id == bytes(32)
 
 
-@pytest.mark.parametrize("version", [b"SK00", b"SK02", b"sk01", b"SK01 ", bytearray(10_000)])
-def test_another_version_is_refused(version: wire.Frame) -> None:
-    refused = refusal(version, b"get", b"7", b"", b"k")
-    assert isinstance(refused.error, errors.VersionMismatch)
-    assert "SK01" in str(refused.error)
-    assert refused.id == b"7"
+VERSIONS: list[wire.Frame] = [b"SK00", b"SK02", b"sk01", b"SK01 ", bytearray(10_000)]
 
 
-@pytest.mark.parametrize("verb", [b"", b"GET", b"get ", b"\xff", b"x" * 17, b"x" * 8000, bytearray(b"x" * 10_000)])
-def test_an_unknown_verb_is_refused_with_those_that_are_known(verb: wire.Frame) -> None:
-    refused = refusal(b"", b"SK01", verb, b"7", b"")
-    assert isinstance(refused.error, errors.UnknownVerb)
-    assert "exists, get, put" in str(refused.error)
-    assert (refused.envelope, refused.id) == (True, b"7")
-    assert len(str(refused.error)) < 300
+def test_another_version_is_refused() -> None:
+    for version in VERSIONS:
+        refused = refusal(version, b"get", b"7", b"", b"k")
+        assert isinstance(refused.error, errors.VersionMismatch)
+        assert "SK01" in str(refused.error)
+        assert refused.id == b"7"
+
+
+UNKNOWN_VERBS: list[wire.Frame] = [b"", b"GET", b"get ", b"\xff", b"x" * 17, b"x" * 8000, bytearray(b"x" * 10_000)]
+
+
+def test_an_unknown_verb_is_refused_with_those_that_are_known() -> None:
+    for verb in UNKNOWN_VERBS:
+        refused = refusal(b"", b"SK01", verb, b"7", b"")
+        assert isinstance(refused.error, errors.UnknownVerb)
+        assert "exists, get, put" in str(refused.error)
+        assert (refused.envelope, refused.id) == (True, b"7")
+        assert len(str(refused.error)) < 300
 
 
 # -- garbage

@@ -19,9 +19,7 @@ READY_DEALER = bytes.fromhex("041c" "055245414459" "0b536f636b65742d54797065" "0
 
 
 def engine(socket_type: bytes = b"ROUTER", bytes_max: int = 100_000, frames_max: int = 64) -> zmtp.Engine:
-    return zmtp.Engine(
-        socket_type=socket_type, as_server=True, message_bytes_max=bytes_max, frames_max=frames_max
-    )
+    return zmtp.Engine(socket_type=socket_type, as_server=True, message_bytes_max=bytes_max, frames_max=frames_max)
 
 
 def greeted(**bounds: int) -> zmtp.Engine:

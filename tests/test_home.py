@@ -1,0 +1,458 @@
+"""home.py: who owns a store, which store it is, and why a daemon cannot start."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import types
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from storekeeperd import home as home_module
+from storekeeperd.home import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_NOPERM, EX_TEMPFAIL, Home, StartError
+
+NOBODY = 65_533
+"""A uid that owns nothing."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def enter(store: Path) -> Iterator[Callable[..., Home]]:
+    """Gives a function that makes homes; they are left with the test."""
+    made: list[Home] = []
+
+    def make(*namespaces: str) -> Home:
+        made.append(Home(store, namespaces))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.leave()
+
+
+def refused(store: Path, *namespaces: str) -> StartError:
+    with pytest.raises(StartError) as caught:
+        Home(store, namespaces)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def as_nobody(action: Callable[[], str]) -> str:
+    """Returns what an action returns in a child process that may do nothing."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            os.write(writes, action().encode())
+        except BaseException as error:
+            os.write(writes, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with open(reads, encoding="utf-8") as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    return told
+
+
+def start_error(store: Path, *namespaces: str) -> Callable[[], str]:
+    def attempt() -> str:
+        try:
+            Home(store, namespaces)
+        except StartError as error:
+            return f"{error.status} {error}"
+        return "started"
+
+    return attempt
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, which tmp_path is not."""
+    with tempfile.TemporaryDirectory(prefix="storekeeper-test-") as name:
+        os.chmod(name, 0o711)
+        yield Path(name)
+
+
+# -- taking possession
+
+
+def test_a_store_is_made_with_all_that_leads_to_it(tmp_path: Path) -> None:
+    home = Home(tmp_path / "a/b/c", ("n", "m"))
+    try:
+        assert (tmp_path / "a/b/c/n").is_dir()
+        assert (tmp_path / "a/b/c/m").is_dir()
+        assert home.private == tmp_path / "a/b/c/.storekeeper/tmp"
+        assert home.private.is_dir()
+    finally:
+        home.leave()
+
+
+def test_objects_are_private_but_where_the_daemon_listens_is_not(enter: Callable[..., Home], store: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        home = enter("n")
+        home.announce("ipc:///a")
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((store / name).stat().st_mode) for name in ("", "n", ".storekeeper/tmp")}
+    assert modes == {"": 0o700, "n": 0o700, ".storekeeper/tmp": 0o700}
+    assert stat.S_IMODE(home.folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE((home.folder / "address").stat().st_mode) == 0o644
+
+
+def test_what_is_in_the_store_stays(enter: Callable[..., Home], store: Path) -> None:
+    (store / "n").mkdir(parents=True)
+    (store / "k").write_text("bytes")
+    (store / "n/k").write_text("bytes")
+    enter("n").leave()
+    enter("n")
+    assert (store / "k").read_text() == (store / "n/k").read_text() == "bytes"
+
+
+def test_files_that_were_never_published_are_removed_at_start(enter: Callable[..., Home]) -> None:
+    home = enter()
+    (home.private / "17").write_text("half")
+    (home.private / "store").write_text("half")
+    home.leave()
+    enter()
+    assert list(home.private.iterdir()) == []
+
+
+def test_a_store_has_an_identity_for_life(enter: Callable[..., Home], store: Path) -> None:
+    first = enter()
+    kept = json.loads((store / ".storekeeper/store").read_text())
+    assert kept == {"format": 1, "uuid": str(uuid.UUID(first.store_id))}
+    first.leave()
+    assert enter().store_id == first.store_id
+
+
+def test_two_stores_are_told_apart(tmp_path: Path) -> None:
+    homes = [Home(tmp_path / name) for name in "ab"]
+    try:
+        assert homes[0].store_id != homes[1].store_id
+    finally:
+        for home in homes:
+            home.leave()
+
+
+# -- the lock
+
+
+def test_a_second_daemon_is_refused_and_told_the_first(enter: Callable[..., Home], store: Path) -> None:
+    first = enter()
+    error = refused(store)
+    assert error.status == EX_TEMPFAIL
+    assert f"pid {os.getpid()} " in str(error)
+    assert first.identity() is not None
+    assert refused(store).status == EX_TEMPFAIL
+
+
+def test_a_second_daemon_does_not_touch_the_files_of_the_first(enter: Callable[..., Home], store: Path) -> None:
+    first = enter()
+    first.announce("ipc:///first")
+    (first.private / "upload").write_text("under way")
+    refused(store)
+    assert (first.private / "upload").read_text() == "under way"
+    assert (first.folder / "address").read_text() == "ipc:///first\n"
+
+
+def test_a_lock_without_a_name_is_refused_too(enter: Callable[..., Home], store: Path) -> None:
+    enter().leave()
+    with open(store / ".storekeeper/lock", "r+b") as lock:
+        lock.truncate(0)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "an unknown process" in str(refused(store))
+
+
+def test_a_name_in_the_lock_file_alone_is_no_lock(enter: Callable[..., Home], store: Path) -> None:
+    (store / ".storekeeper").mkdir(parents=True)
+    (store / ".storekeeper/lock").write_text("pid 1 uid 0, and then some more text\n")
+    enter()
+    assert (store / ".storekeeper/lock").read_text() == f"pid {os.getpid()} uid {os.geteuid()}\n"
+
+
+def test_a_store_that_was_left_can_be_taken(enter: Callable[..., Home]) -> None:
+    for _ in range(3):
+        home = enter()
+        home.leave()
+        home.leave()
+
+
+# -- announcing
+
+
+def test_the_address_is_there_while_the_daemon_is(enter: Callable[..., Home]) -> None:
+    home = enter()
+    assert not (home.folder / "address").exists()
+    home.announce("ipc:///a")
+    home.announce("ipc:///b")
+    assert (home.folder / "address").read_text() == "ipc:///b\n"
+    assert list(home.private.iterdir()) == []
+    home.leave()
+    assert not (home.folder / "address").exists()
+
+
+# -- identity
+
+
+def test_the_identity_is_that_of_the_directory(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    found = store.stat()
+    assert home.identity() == (found.st_dev, found.st_ino)
+
+
+def test_a_directory_that_is_gone_has_no_identity_until_it_is_back(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    before = home.identity()
+    store.rename(f"{store}.away")
+    assert home.identity() is None
+    Path(f"{store}.away").rename(store)
+    assert home.identity() == before
+
+
+def test_a_copy_at_another_place_is_the_same_store(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    before = home.identity()
+    shutil.copytree(store, f"{store}.copy")
+    store.rename(f"{store}.away")
+    Path(f"{store}.copy").rename(store)
+    assert home.identity() not in (None, before)
+
+
+@pytest.mark.parametrize("known", [None, "", "nonsense", "[]", "1", "{}", '{"format":1,"uuid":"other"}'])
+def test_another_directory_at_its_place_has_no_identity(
+    enter: Callable[..., Home], store: Path, known: str | None
+) -> None:
+    home = enter()
+    home.announce("ipc:///a")
+    store.rename(f"{store}.away")
+    (store / ".storekeeper").mkdir(parents=True)
+    (store / ".storekeeper/address").write_text("not ours")
+    if known is not None:
+        (store / ".storekeeper/store").write_text(known)
+    assert home.identity() is None
+    home.leave()
+    assert (store / ".storekeeper/address").read_text() == "not ours"
+
+
+# -- refusals
+
+
+def test_a_file_is_no_store(store: Path) -> None:
+    store.write_text("bytes")
+    error = refused(store)
+    assert error.status == EX_NOINPUT
+    assert "is not a directory" in str(error)
+    assert refused(store / "below").status == EX_NOINPUT
+    assert store.read_text() == "bytes"
+
+
+def test_a_link_to_nowhere_is_no_store(store: Path) -> None:
+    store.symlink_to("nowhere")
+    assert refused(store).status == EX_NOINPUT
+
+
+def test_a_link_to_a_directory_is_a_store(enter: Callable[..., Home], store: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    store.symlink_to("real")
+    enter()
+    assert (tmp_path / "real/.storekeeper/lock").exists()
+
+
+def test_an_object_is_no_namespace(enter: Callable[..., Home], store: Path) -> None:
+    store.mkdir()
+    (store / "k").write_text("bytes")
+    error = refused(store, "k")
+    assert error.status == EX_NOINPUT
+    assert f"{store}/k" in str(error)
+    assert (store / "k").read_text() == "bytes"
+    enter()  # the refusal gave the lock back
+
+
+def test_a_damaged_store_file_is_told(enter: Callable[..., Home], store: Path) -> None:
+    enter().leave()
+    file = store / ".storekeeper/store"
+    whole = {"format": 1, "uuid": str(uuid.uuid4())}
+    for damaged in (b"", b"nonsense", b"\xff\xfe", b"[]", b"1", b"null", b'{"format":1}', b'{"format":1,"uuid":"x"}',
+                    json.dumps({"uuid": whole["uuid"]}).encode()):  # fmt: skip
+        file.write_bytes(damaged)
+        error = refused(store)
+        assert error.status == EX_DATAERR
+        assert str(file) in str(error)
+        assert file.read_bytes() == damaged
+    file.write_text(json.dumps(whole))
+    assert enter().store_id == whole["uuid"]
+
+
+def test_a_damaged_store_file_may_be_removed(enter: Callable[..., Home], store: Path) -> None:
+    enter().leave()
+    (store / ".storekeeper/store").write_text("")
+    refused(store)
+    (store / ".storekeeper/store").unlink()
+    enter()
+
+
+def test_a_store_of_another_format_is_refused(enter: Callable[..., Home], store: Path) -> None:
+    enter().leave()
+    (store / ".storekeeper/store").write_text(json.dumps({"format": 2, "uuid": str(uuid.uuid4())}))
+    error = refused(store)
+    assert error.status == EX_DATAERR
+    assert "format 2" in str(error)
+
+
+def test_a_store_that_may_not_be_written_is_refused(open_folder: Path) -> None:
+    (open_folder / "store").mkdir(mode=0o755)
+    told = as_nobody(start_error(open_folder / "store"))
+    assert told.startswith(f"{EX_NOPERM} ")
+    assert f"cannot be written by uid {NOBODY}" in told
+    assert os.listdir(open_folder / "store") == []
+
+
+def test_a_store_that_may_not_be_made_is_refused(open_folder: Path) -> None:
+    assert as_nobody(start_error(open_folder / "store")).startswith(f"{EX_NOPERM} ")
+
+
+def test_the_store_of_somebody_else_is_refused(open_folder: Path) -> None:
+    Home(open_folder / "store").leave()
+    os.chmod(open_folder / "store", 0o777)
+    assert as_nobody(start_error(open_folder / "store")).startswith(f"{EX_NOPERM} ")
+
+
+def test_whoever_owns_the_directory_can_serve_it(open_folder: Path) -> None:
+    (open_folder / "store").mkdir()
+    if os.geteuid() == 0:
+        os.chown(open_folder / "store", NOBODY, NOBODY)
+    assert as_nobody(start_error(open_folder / "store", "n")) == "started"
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode().strip()}")
+    try:
+        (small / "filler").write_bytes(bytes(3 * 4096))  # leaves room for the lock
+        error = refused(small)
+        assert error.status == EX_CANTCREAT
+        assert "full" in str(error)
+        (small / "filler").unlink()
+        Home(small).leave()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+# -- what the file system can do
+
+
+def fault(number: int) -> Callable[..., int]:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.fixture
+def break_os(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives a function that replaces functions of `os`, for home.py alone."""
+
+    def replace(**functions: Callable[..., int]) -> None:
+        monkeypatch.setattr(home_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
+
+    return replace
+
+
+def test_the_features_are_what_works(enter: Callable[..., Home]) -> None:
+    home = enter()
+    probe = home.private / "x"
+    probe.touch()
+    try:
+        os.setxattr(probe, "user.storekeeper", b"x")
+    except OSError:
+        assert not home.features.attributes
+    else:
+        assert home.features.attributes
+    probe.unlink()
+    assert list(home.private.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_a_file_system_without_unnamed_files_will_do(
+    enter: Callable[..., Home], break_os: Callable[..., None], number: int
+) -> None:
+    def without(path: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(number, os.strerror(number))
+        return os.open(path, flags, mode)
+
+    break_os(open=without)
+    home = enter()
+    assert not home.features.unnamed_files
+    assert list(home.private.iterdir()) == []
+
+
+def test_a_probe_that_fails_for_another_reason_is_told(
+    enter: Callable[..., Home], break_os: Callable[..., None], store: Path
+) -> None:
+    def failing(path: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.open(path, flags, mode)
+
+    break_os(open=failing)
+    assert refused(store).status == EX_IOERR
+    break_os()
+    enter()
+
+
+def test_a_file_system_without_attributes_or_quick_reads_will_do(
+    enter: Callable[..., Home], break_os: Callable[..., None]
+) -> None:
+    break_os(setxattr=fault(errno.EOPNOTSUPP), preadv=fault(errno.EOPNOTSUPP))
+    home = enter()
+    assert not home.features.attributes
+    assert not home.features.read_nowait
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "status"),
+    [
+        ("setxattr", errno.EIO, EX_IOERR),
+        ("setxattr", errno.ENOSPC, EX_CANTCREAT),
+        ("setxattr", errno.EDQUOT, EX_CANTCREAT),
+        ("fsync", errno.EIO, EX_IOERR),
+        ("rename", errno.EROFS, EX_NOPERM),
+        ("open", errno.EROFS, EX_NOPERM),
+        ("open", errno.EMFILE, EX_IOERR),
+    ],
+)
+def test_what_the_system_refuses_is_told_and_the_lock_given_back(
+    enter: Callable[..., Home], break_os: Callable[..., None], store: Path, step: str, number: int, status: int
+) -> None:
+    break_os(**{step: fault(number)})
+    error = refused(store)
+    assert error.status == status
+    assert os.strerror(number) in str(error)
+    break_os()
+    enter()
