@@ -154,9 +154,30 @@ def test_a_mode_is_an_octal_number() -> None:
         assert config.parse_mode(text) == mode
 
 
+def test_limits_fit_the_descriptors_of_the_process() -> None:
+    limits = config.Limits()
+    assert config.fit_descriptors(limits, 20_000) == limits
+    small = config.fit_descriptors(limits, 64)
+    assert small.connections_max + small.handles_max <= 64
+    assert small.connections_max >= 1
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    for text in (
+        "idle_exit_s = -5.0",
+        "idle_exit_s = nan",
+        "[limits]\nstop_timeout_s = inf",
+        "[limits]\npool_threads = 1000",
+        "namespaces = [1]",
+    ):
+        (tmp_path / "c.toml").write_text(text)
+        with pytest.raises(ConfigError):
+            config.load(tmp_path / "c.toml")
+
+
 def test_a_namespace_is_named_like_a_key() -> None:
-    assert config.check_namespace("team-a") == "team-a"
+    assert config.check_namespaces(["team-a", "b", "team-a"]) == ("team-a", "b")
     with pytest.raises(ConfigError, match="named like a key"):
-        config.check_namespace("x" * 256)
+        config.check_namespaces(["x" * 256])
     with pytest.raises(ConfigError, match="named like a key"):
-        config.check_namespace("not UTF-8 \udcff")
+        config.check_namespaces(["not UTF-8 \udcff"])

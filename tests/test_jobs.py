@@ -74,7 +74,7 @@ def woken() -> threading.Event:
 
 @pytest.fixture
 def jobs(disk: FakeDisk, clock: Clock, woken: threading.Event) -> Iterator[Jobs]:
-    jobs = Jobs(disk, Limits(pool_threads=2), woken.set, clock)  # type: ignore[arg-type]
+    jobs = Jobs(disk, Limits(pool_threads=4), woken.set, clock)  # type: ignore[arg-type]
     yield jobs
     jobs.close(10)
 

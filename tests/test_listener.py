@@ -128,7 +128,7 @@ REFUSED = [
     ([b"SK01", b"x" * 10_000, b"1", b""], b"unknown_verb", "exists"),
     ([b"SK01", b"\xff", b"1", b""], b"unknown_verb", "exists"),
     ([b"SK02", b"exists", b"1", b"", b"k"], b"bad_version", "SK01"),
-    ([b"", b"", b"1", b""], b"bad_request", "4 frames"),
+    ([b"HTTP", b"", b"1"], b"bad_request", "4 frames"),
     ([b"SK01"], b"bad_request", "4 frames"),
     ([b"SK01", b"exists", b"1"], b"bad_request", "4 frames"),
     ([b"SK01", b"exists", b"1" * 33, b"", b"k"], b"bad_request", "32"),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -39,7 +40,7 @@ def end_daemon_of(folder: Path) -> None:
         return
     if str(folder).encode() in command:
         os.kill(pid, signal.SIGTERM)
-        eventually(lambda: directory.find_daemon(folder) is None)
+        eventually(lambda: directory.find_daemon(folder, time.monotonic() + 5) is None)
 
 
 @pytest.fixture

@@ -35,11 +35,12 @@ PURE = {
     "storekeeperd.turns",
     "storekeeperd.answers",
     "storekeeperd.transfers",
+    "storekeeperd.listings",
     "storekeeperd.service",
     "storekeeperd.config",
 }
 PURE_LIBRARY = {
-    "__future__", "collections", "collections.abc", "dataclasses", "difflib", "json", "logging", "pathlib",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "json", "logging", "pathlib",
     "tomllib", "typing",
 }  # fmt: skip
 

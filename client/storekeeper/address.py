@@ -6,7 +6,9 @@ node's. The daemon listens by the same rule.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 VARIABLE = "STOREKEEPER_ADDRESS"
@@ -24,6 +26,30 @@ def user_folder() -> Path:
     return Path(runtime) / "storekeeperd" if runtime else Path(f"/tmp/storekeeperd-{os.geteuid()}")
 
 
+def is_private(folder: Path) -> bool:
+    """Returns whether a folder is this user's own and nobody else may write into it.
+
+    /tmp is everybody's: another user could have made the folder, to be given what is meant for ours.
+    """
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def make_user_folder() -> None:
+    """Makes the folder of this user's own daemons, for this user alone.
+
+    Raises:
+        PermissionError: it is there, and somebody else's.
+    """
+    folder = user_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_private(folder):
+        raise PermissionError(errno.EPERM, "it belongs to somebody else, or others may write into it", str(folder))
+
+
 def user_address(instance: str = INSTANCE) -> str:
     """Returns the address of a daemon that this user runs."""
     return f"ipc://{user_folder() / instance / 'socket'}"
@@ -35,7 +61,9 @@ def default_address() -> str:
     if given:
         return given
     own = user_address()
-    return own if os.path.exists(own.removeprefix("ipc://")) else node_address()
+    if is_private(user_folder()) and os.path.exists(own.removeprefix("ipc://")):
+        return own
+    return node_address()
 
 
 def normal_address(address: str) -> str:

@@ -18,12 +18,16 @@ from typing import Any
 
 import zmq
 
-from storekeeper.errors import BadRequest, DaemonUnreachable, TimedOut
+from storekeeper.errors import BadRequest, DaemonUnreachable, TimedOut, TooMany
 
 _COPY_BYTES = 64 * 1024
 """A frame below this is cheaper copied than shared (pyzmq's own threshold)."""
 _PATIENCE_MS = 50
 """How long to wait for an answer before asking whether the daemon is still there."""
+
+_SOCKETS_MAX = 16_384
+_IDLE_MAX = 16
+"""Idle carriers that a client keeps; those of a burst of threads are closed again."""
 
 _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 
@@ -32,7 +36,9 @@ def _process_context() -> zmq.Context[zmq.Socket[bytes]]:
     """Returns this process's context, made at first use: two threads, six descriptors, one millisecond."""
     global _context  # noqa: PLW0603 - one per process, like the threads behind it
     if _context is None or _context[0] != os.getpid():
-        _context = (os.getpid(), zmq.Context())
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, min(_SOCKETS_MAX, context.get(zmq.SOCKET_LIMIT)))
+        _context = (os.getpid(), context)
     return _context[1]
 
 
@@ -49,8 +55,15 @@ class Carrier:
     def __init__(self, address: str) -> None:
         self.pid = os.getpid()
         self._address = address
-        self._socket = _process_context().socket(zmq.DEALER)
-        self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+        try:
+            self._socket = _process_context().socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
+        try:
+            self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+        except zmq.ZMQError as error:
+            self._socket.close(0)
+            raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
         try:
             self._socket.setsockopt(zmq.LINGER, 0)
             self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -177,7 +190,10 @@ class Carriers:
 
     def give_back(self, carrier: Carrier) -> None:
         """Takes back a carrier that has no answer outstanding."""
-        self._idle.append(carrier)
+        if len(self._idle) < _IDLE_MAX:
+            self._idle.append(carrier)
+        else:
+            carrier.close()
 
     def close(self) -> None:
         """Closes the idle carriers."""

@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 import click
 
 import storekeeper
-from storekeeper import ranges
+from storekeeper import ranges, wire
 from storekeeper.client import TIMEOUT_S, Client
-from storekeeper.errors import DaemonUnreachable, StorekeeperError
+from storekeeper.errors import BatchFailed, DaemonUnreachable, StorekeeperError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,8 @@ STATUS_OF = {
     "too_many": 75,
     "incomplete": 75,
     "protocol": 76,  # EX_PROTOCOL
+    "bad_version": 76,
+    "unknown_verb": 76,
 }
 """Exit status by error code, of sysexits.h; 70 (EX_SOFTWARE) for all others."""
 
@@ -57,7 +59,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 @click.option("--namespace", default="default", show_default=True, help="Which part of the store.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, max=1_000_000, min_open=True, max_open=True),
     default=TIMEOUT_S,
     show_default=True,
     help="Seconds a request may take.",
@@ -68,7 +70,10 @@ def cli(context: click.Context, address: str | None, namespace: str, timeout: fl
 
     Exit status: 0 done; 1 something asked for is not there; 2 wrong usage; 64 to 76 as in sysexits.h.
     """
-    context.obj = context.with_resource(Client(address, namespace, timeout=timeout))
+    try:
+        context.obj = context.with_resource(Client(address, namespace, timeout=timeout))
+    except ValueError as error:  # not a number
+        raise click.UsageError(str(error)) from None
 
 
 def _reports(command: F) -> F:
@@ -79,7 +84,9 @@ def _reports(command: F) -> F:
         try:
             return command(*args, **kwargs)
         except StorekeeperError as error:
-            _fail(str(error), STATUS_OF.get(error.code, 70))
+            _fail(str(error), _status_of(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
@@ -108,7 +115,7 @@ def put(client: Client, files: Sequence[str], key: str | None, replace: bool, du
     if key is not None and len(files) > 1:
         raise click.UsageError("--key names one object; give one file with it")
     for file in files:
-        name = key or (None if file == "-" else os.path.basename(file))
+        name = key if key is not None else None if file == "-" else os.path.basename(file)
         with _contents(file) as data, _bar(file, len(data)) as progress:
             name, outcome = client._put_one(data, name, replace, durability, progress)
             size = len(data)
@@ -133,6 +140,7 @@ def get(client: Client, keys: Sequence[str], output: Path | None) -> None:
         raise click.UsageError(f"{output} is no folder; many keys need one")
     missing = False
     for key in keys:
+        wire.key_frame(key)  # before anything is made of it
         if output is None:
             found = _fetch(client, key, sys.stdout.buffer)
         else:
@@ -151,6 +159,7 @@ def get(client: Client, keys: Sequence[str], output: Path | None) -> None:
 @_reports
 def exists(client: Client, keys: Sequence[str], fresh: bool, as_json: bool) -> None:
     """Tell whether there are objects KEYS; exit with 1 if any is missing."""
+    keys = list(dict.fromkeys(keys))
     answers = client.exists_batch(keys, fresh=fresh)
     _tell(dict(zip(keys, answers, strict=True)), as_json, "yes", "no")
 
@@ -162,6 +171,7 @@ def exists(client: Client, keys: Sequence[str], fresh: bool, as_json: bool) -> N
 @_reports
 def evict(client: Client, keys: Sequence[str], as_json: bool) -> None:
     """Remove the objects KEYS; exit with 1 if any was not there."""
+    keys = list(dict.fromkeys(keys))
     answers = client.evict_batch(keys)
     _tell(dict(zip(keys, answers, strict=True)), as_json, "evicted", "absent")
 
@@ -272,7 +282,11 @@ def _fetch(client: Client, key: str, target: BinaryIO) -> bool:
 
 def _fetch_file(client: Client, key: str, path: Path) -> bool:
     """Writes an object to a file that appears whole or not at all; returns whether there was one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", delete=False) as file:
+    if path.exists() and not path.is_file():  # a device, a fifo: written into, not replaced
+        with open(path, "wb") as stream:
+            return _fetch(client, key, stream)
+    path = path.resolve()  # through a link, not over it
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".storekeeper-", delete=False) as file:
         try:
             size = _download(client, key, lambda _: lambda start, part: _write_at(file.fileno(), part, start))
             if size is None:
@@ -290,7 +304,7 @@ def _fetch_file(client: Client, key: str, path: Path) -> bool:
 
 
 def _download(client: Client, key: str, begin: ranges.Begin) -> int | None:
-    info = client.stat(key)
+    info = client.stat(key) if sys.stderr.isatty() else None
     with _bar(key, info.size if info else 0) as progress:
         return client._fetch(key, begin, progress)
 
@@ -319,6 +333,13 @@ def _tell(answers: dict[str, bool], as_json: bool, yes: str, no: str) -> None:
         for key, answer in answers.items():
             click.echo(f"{yes if answer else no} {key}")
     sys.exit(0 if all(answers.values()) else ABSENT)
+
+
+def _status_of(error: StorekeeperError) -> int:
+    """The exit status of an error; of a failed batch that of its first failure."""
+    if isinstance(error, BatchFailed):
+        error = next(result for result in error.results if isinstance(result, StorekeeperError))
+    return STATUS_OF.get(error.code, 70)
 
 
 def _moment(created: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 import uuid
 import weakref
@@ -28,6 +29,7 @@ from storekeeper.errors import (
     StorekeeperError,
     TimedOut,
     TooLarge,
+    TooMany,
 )
 from storekeeper.exchange import Exchange
 
@@ -37,6 +39,7 @@ Bools = list[bool]
 Objects = list[bytes | None]
 
 TIMEOUT_S = 30.0
+_TIMEOUT_S_MAX = 1_000_000
 _FIRST_GRACE_S = 1.0
 _RETRY_PAUSE_S = 0.02
 
@@ -70,7 +73,11 @@ class Client:
     def __init__(self, address: str | None = None, namespace: str = "default", *, timeout: float = TIMEOUT_S) -> None:
         self.address = normal_address(address or default_address())
         self.namespace = namespace
+        if not 0 < timeout < _TIMEOUT_S_MAX:
+            raise ValueError(f"timeout= must lie between 0 and {_TIMEOUT_S_MAX} seconds")
         self.timeout = timeout
+        self._message_bytes_max = wire.MESSAGE_BYTES_MAX
+        self._batch_items_max = wire.BATCH_ITEMS_MAX
         self._options: dict[str, Any] = {} if namespace == "default" else {"namespace": namespace}
         self._grace_s = min(_FIRST_GRACE_S, timeout)
         self._closed = False
@@ -148,25 +155,7 @@ class Client:
         if len(names) != len(views):
             raise ValueError(f"{len(views)} objects, {len(names)} keys")
         frames = [wire.key_frame(name) for name in names]
-        results: list[Any] = [None] * len(views)
-        options = self._put_options(replace, durability)
-        for group in _groups([len(view) for view in views]):
-            if len(views[group[0]]) > wire.MESSAGE_BYTES_MAX:
-                position = group[0]
-                try:
-                    self._put_one(views[position], names[position], replace, durability)
-                    results[position] = names[position]
-                except StorekeeperError as error:
-                    results[position] = error
-                continue
-            arguments: list[Any] = []
-            for position in group:
-                arguments += [frames[position], views[position].obj if _is_whole(views[position]) else views[position]]
-            reply = self._ask(b"put", arguments, options)
-            _check_durability(reply, durability)
-            for item, position in enumerate(group):
-                results[position] = ranges.item_error(reply, item) or names[position]
-        return _whole_batch(results)
+        return self._within_limits(lambda: self._put_groups(views, names, frames, replace, durability))
 
     def get_batch(self, keys: Iterable[str]) -> Objects:
         """Fetches many objects; returns their bytes, None for those that are not there, in order.
@@ -175,10 +164,14 @@ class Client:
             BatchFailed: some could not be read; its `results` has bytes, None or an error for each.
         """
         frames = [wire.key_frame(key) for key in keys]
+        return self._within_limits(lambda: self._get_groups(frames))
+
+    def _get_groups(self, frames: Sequence[bytes]) -> Objects:
         results: list[Any] = [None] * len(frames)
         left = list(range(len(frames)))
+        give_up = time.monotonic() + self.timeout
         while left:
-            now, left = left[: wire.BATCH_ITEMS_MAX], left[wire.BATCH_ITEMS_MAX :]
+            now, left = left[: self._batch_items_max], left[self._batch_items_max :]
             reply = self._ask(b"get", [frames[position] for position in now], self._options)
             later = []
             for item, position in enumerate(now):
@@ -191,6 +184,10 @@ class Client:
                     results[position] = self._get_large(frames[position].decode())
                 elif word != "absent":
                     results[position] = ranges.item_error(reply, item)
+            if len(later) < len(now):
+                give_up = time.monotonic() + self.timeout
+            elif time.monotonic() > give_up:
+                raise TimedOut("the objects change faster than they can be fetched; try again")
             left = later + left
         return _whole_batch(results)
 
@@ -264,6 +261,47 @@ class Client:
             options["durability"] = durability
         return options
 
+    def _within_limits(self, call: Callable[[], T]) -> T:
+        """Makes a call for many; once more if the daemon turns out to have other limits than ours."""
+        try:
+            return call()
+        except (TooLarge, TooMany):
+            limits = self.status()["limits"]
+            known = (self._message_bytes_max, self._batch_items_max)
+            self._message_bytes_max, self._batch_items_max = limits["message_bytes_max"], limits["batch_items_max"]
+            if known == (self._message_bytes_max, self._batch_items_max):
+                raise
+        return call()
+
+    def _put_groups(
+        self,
+        views: Sequence[memoryview],
+        names: Sequence[str],
+        frames: Sequence[bytes],
+        replace: bool,
+        durability: str,
+    ) -> Keys:
+        results: list[Any] = [None] * len(views)
+        options = self._put_options(replace, durability)
+        for group in _groups([len(view) for view in views], self._message_bytes_max, self._batch_items_max):
+            if len(views[group[0]]) > self._message_bytes_max:
+                position = group[0]
+                try:
+                    self._put_one(views[position], names[position], replace, durability)
+                    results[position] = names[position]
+                except StorekeeperError as error:
+                    results[position] = error
+                continue
+            arguments: list[Any] = []
+            for position in group:
+                view = views[position]
+                arguments += [frames[position], view.obj if _is_whole(view) else view]
+            reply = self._ask(b"put", arguments, options)
+            _check_durability(reply, durability)
+            for item, position in enumerate(group):
+                results[position] = ranges.item_error(reply, item) or names[position]
+        return _whole_batch(results)
+
     def _put_one(
         self,
         data: Any,
@@ -278,7 +316,7 @@ class Client:
         view = _view(data)
         options = self._put_options(replace, durability)
         reply = None
-        if len(view) <= wire.MESSAGE_BYTES_MAX:
+        if len(view) <= self._message_bytes_max:
             try:
                 reply = self._ask(b"put", [frame, view.obj if _is_whole(view) else view], options)
             except TooLarge:  # a daemon with a lower limit than ours: in ranges then
@@ -326,6 +364,16 @@ class Client:
         target = memoryview(into).cast("B")
         if target.readonly:
             raise ValueError("into= needs a writable buffer")
+        reply = self._ask(b"get", [wire.key_frame(key)], self._options)
+        ranges.check_item(reply)
+        if reply.words == ["absent"]:
+            return None
+        if reply.words == ["ok"]:
+            found = reply.payloads[0]
+            if len(found) > len(target):
+                raise ValueError(f"the object has {len(found)} bytes, the buffer {len(target)}")
+            target[: len(found)] = found
+            return len(found)
 
         def begin(size: int) -> ranges.Sink:
             if size > len(target):
@@ -339,13 +387,18 @@ class Client:
 
     def _ask_each(self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str) -> Bools:
         frames = [wire.key_frame(key) for key in keys]
-        results: list[Any] = []
-        for start in range(0, len(frames), wire.BATCH_ITEMS_MAX):
-            part = frames[start : start + wire.BATCH_ITEMS_MAX]
-            reply = self._ask(verb, part, options)
-            for item in range(len(part)):
-                results.append(ranges.item_error(reply, item) or reply.words[item] == true_word)
-        return _whole_batch(results)
+
+        def ask() -> Bools:
+            results: list[Any] = []
+            for start in range(0, len(frames), self._batch_items_max):
+                part = frames[start : start + self._batch_items_max]
+                reply = self._ask(verb, part, options)
+                for item in range(len(part)):
+                    results.append(ranges.item_error(reply, item) or reply.words[item] == true_word)
+            return _whole_batch(results)
+
+        # A request with too many items is refused whole, so nothing of it was done before it is made again.
+        return self._within_limits(ask)
 
     def _ask(self, verb: bytes, arguments: Sequence[Any], options: Mapping[str, Any] = {}) -> wire.Reply:
         return self._exchange(lambda exchange: exchange.ask(verb, arguments, options))
@@ -354,20 +407,22 @@ class Client:
         """Talks to the daemon, again from the start if it went away meanwhile, until the deadline."""
         started = time.monotonic()
         deadline = started + self.timeout
+        ranged = False
         self._expect_daemon(deadline)
         while True:
             if self._closed:
                 raise ClientClosed("this client was closed; make a new one")
             carriers = self._carriers
             carrier = carriers.take()
-            exchange = Exchange(carrier, deadline)
+            exchange = Exchange(carrier, deadline, ranged=ranged)
             try:
                 result = talk(exchange)
             except (DaemonUnreachable, DaemonStopping) as error:
                 carrier.close()
+                deadline, ranged = exchange.deadline, exchange.ranged
                 if exchange.answered:
-                    self._grace_s = self.timeout
-                self._await_daemon(error, started, exchange.deadline)
+                    self._grace_s = math.inf
+                self._await_daemon(error, started, deadline)
             except (TimedOut, ProtocolError):
                 carrier.close()
                 raise
@@ -378,7 +433,7 @@ class Client:
                 carrier.close()
                 raise
             else:
-                self._grace_s = self.timeout
+                self._grace_s = math.inf
                 self._keep(carriers, carrier)
                 return result
 
@@ -416,12 +471,12 @@ def _is_whole(view: memoryview) -> bool:
     return type(view.obj) is bytes and len(view.obj) == len(view)
 
 
-def _groups(sizes: Sequence[int]) -> Iterator[list[int]]:
+def _groups(sizes: Sequence[int], bytes_max: int, items_max: int) -> Iterator[list[int]]:
     """Yields positions that fit into one message together; one over the limit stands alone."""
     group: list[int] = []
     total = 0
     for position, size in enumerate(sizes):
-        if group and (total + size > wire.MESSAGE_BYTES_MAX or len(group) >= wire.BATCH_ITEMS_MAX):
+        if group and (total + size > bytes_max or len(group) >= items_max):
             yield group
             group, total = [], 0
         group.append(position)

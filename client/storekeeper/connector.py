@@ -122,7 +122,7 @@ class _Connector:
         """
         self._remember([])
         if (self.clear if clear is None else clear) and self._mine:
-            self._store.evict_batch(self._mine)
+            self._store.evict_batch(list(self._mine))
             self._mine.clear()
         if self._client is not None:
             self._client.close()

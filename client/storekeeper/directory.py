@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -21,15 +22,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storekeeper.address import user_folder
+from storekeeper.address import make_user_folder, user_folder
 from storekeeper.carriers import Carriers, somebody_listens
 from storekeeper.client import TIMEOUT_S, Client
-from storekeeper.errors import DaemonUnreachable, StorekeeperError
+from storekeeper.errors import DaemonUnreachable, StorekeeperError, TimedOut
 
 FOLDER = ".storekeeper"
 IDLE_EXIT_S = 30
 """How long a daemon started here stays after its last client."""
 SOCKET_PATH_BYTES_MAX = 107
+EX_TEMPFAIL = "75"
+"""The exit status of a daemon that finds another one owning the directory (sysexits.h)."""
 _POLL_S = 0.01
 
 
@@ -56,7 +59,7 @@ class DirectoryClient(Client):
         self._find(deadline)
 
     def _find(self, deadline: float) -> None:
-        address = find_daemon(self._directory) or start_daemon(self._directory, deadline)
+        address = find_daemon(self._directory, deadline) or start_daemon(self._directory, deadline)
         if address != self.address:
             self._carriers.close()
             self.address = address
@@ -75,8 +78,16 @@ def own_address(directory: Path) -> str:
     return f"ipc://{user_folder() / name / 'socket'}"
 
 
-def find_daemon(directory: Path) -> str | None:
-    """Returns the address of the daemon that owns a directory, None if none answers."""
+def find_daemon(directory: Path, deadline: float) -> str | None:
+    """Returns the address of the daemon that owns a directory, None if none answers.
+
+    Args:
+        directory: the store.
+        deadline: time.monotonic() until which it may take to answer.
+
+    Raises:
+        TimedOut: somebody is there, but does not answer.
+    """
     try:
         address = (directory / FOLDER / "address").read_text("utf-8").strip()
         store_id = json.loads((directory / FOLDER / "store").read_text("utf-8"))["uuid"]
@@ -84,9 +95,11 @@ def find_daemon(directory: Path) -> str | None:
         return None
     if not somebody_listens(address):
         return None
-    with Client(address, timeout=2.0) as client:
+    with Client(address, timeout=max(0.01, deadline - time.monotonic())) as client:
         try:
             return address if client.status()["store_id"] == store_id else None
+        except TimedOut:
+            raise
         except (StorekeeperError, KeyError):
             return None
 
@@ -105,22 +118,18 @@ def start_daemon(directory: Path, deadline: float) -> str:
         raise DaemonUnreachable(
             f"no daemon owns {directory}, and none can be started: pip install 'storekeeper[daemon]'"
         )
-    log = directory / FOLDER / "log"
     try:
         (directory / FOLDER).mkdir(mode=0o755, parents=True, exist_ok=True)
         while True:
             with _starting(directory) as first:
-                if first and find_daemon(directory) is None:
-                    _spawn(directory, log)
-                    return _wait(directory, deadline, log)
-            address = find_daemon(directory)
+                address = find_daemon(directory, deadline) or (_run(directory, deadline) if first else None)
             if address is not None:
                 return address
             if time.monotonic() >= deadline:
-                raise DaemonUnreachable(f"no daemon came up for {directory} in time; see {log}")
+                raise DaemonUnreachable(f"no daemon came up for {directory} in time: {_last_words(directory)}")
             time.sleep(_POLL_S)
     except OSError as error:
-        if isinstance(error, DaemonUnreachable):
+        if isinstance(error, StorekeeperError):
             raise
         raise DaemonUnreachable(f"no daemon owns {directory}, and none can be started: {error}") from None
 
@@ -128,40 +137,77 @@ def start_daemon(directory: Path, deadline: float) -> str:
 @contextmanager
 def _starting(directory: Path) -> Iterator[bool]:
     """Whether this process is the one that may start a daemon now."""
-    lock = os.open(directory / FOLDER / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        lock = os.open(directory / FOLDER / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:  # another user's folder: whoever may start its daemon will
+        yield False
+        return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True
+        # Unlocked by name: a child that was forked meanwhile holds the same lock through its own descriptor.
+        fcntl.flock(lock, fcntl.LOCK_UN)
     except BlockingIOError:
         yield False
     finally:
         os.close(lock)
 
 
-def _spawn(directory: Path, log: Path) -> None:
+def _run(directory: Path, deadline: float) -> str | None:
+    """Starts a daemon and waits until it answers; None if another one owns the directory, perhaps not for long."""
+    ended = _spawn(directory)
+    try:
+        while (address := find_daemon(directory, deadline)) is None:
+            if select.select([ended], [], [], _POLL_S)[0]:
+                status = os.read(ended, 20).decode().strip()
+                if status == EX_TEMPFAIL:
+                    return None
+                raise DaemonUnreachable(f"the daemon for {directory} ended at once: {_last_words(directory)}")
+            if time.monotonic() >= deadline:
+                break
+        return address
+    finally:
+        os.close(ended)
+
+
+def _spawn(directory: Path) -> int:
+    """Starts a daemon; returns a descriptor from which its exit status can be read when it has ended."""
     daemon = [sys.executable, "-m", "storekeeperd", "serve", str(directory)]
     daemon += ["--address", own_address(directory), "--idle-exit", str(IDLE_EXIT_S)]
     daemon += ["--socket-mode", f"{_socket_mode(directory):04o}", "--log-level", "warning"]
-    with open(log, "ab") as stderr:
-        # The shell leaves at once, so the daemon is nobody's child here: no zombie, no signal of our terminal.
-        subprocess.run(
-            ["/bin/sh", "-c", '"$@" &', "sh", *daemon],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            cwd="/",
-            start_new_session=True,
-            check=True,
-        )
+    if own_address(directory).startswith(f"ipc://{user_folder()}"):
+        make_user_folder()
+    ended, says = os.pipe()
+    try:
+        with open(_log(directory), "ab") as stderr:
+            # The shell leaves at once, so the daemon is nobody's child here: no zombie, no signal of our terminal.
+            subprocess.run(
+                ["/bin/sh", "-c", '{ "$@" >/dev/null; echo $?; } &', "sh", *daemon],
+                stdin=subprocess.DEVNULL,
+                stdout=says,
+                stderr=stderr,
+                cwd="/",
+                start_new_session=True,
+                check=True,
+            )
+    except BaseException:
+        os.close(ended)
+        raise
+    finally:
+        os.close(says)
+    return ended
 
 
-def _wait(directory: Path, deadline: float, log: Path) -> str:
-    while (address := find_daemon(directory)) is None:
-        if time.monotonic() >= deadline:
-            said = log.read_text("utf-8", "replace").strip().splitlines()[-1:]
-            raise DaemonUnreachable(f"the daemon for {directory} did not come up: {' '.join(said) or 'no word'}")
-        time.sleep(_POLL_S)
-    return address
+def _log(directory: Path) -> Path:
+    return directory / FOLDER / "log"
+
+
+def _last_words(directory: Path) -> str:
+    try:
+        said = _log(directory).read_text("utf-8", "replace").strip().splitlines()[-1:]
+    except OSError:
+        said = []
+    return " ".join(said) or f"see {_log(directory)}"
 
 
 def _socket_mode(directory: Path) -> int:

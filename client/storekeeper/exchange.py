@@ -24,21 +24,25 @@ class Exchange:
     Args:
         carrier: how they travel.
         deadline: time.monotonic() after which `receive` gives up.
+        ranged: whether the deadline already counts in that an object travels in ranges.
 
     Attributes:
-        deadline: the same, later by what `allow` added.
+        deadline, ranged: the same, after `allow`.
         answered: whether the daemon has answered anything.
     """
 
-    def __init__(self, carrier: Carrier, deadline: float) -> None:
+    def __init__(self, carrier: Carrier, deadline: float, *, ranged: bool = False) -> None:
         self._carrier = carrier
         self.deadline = deadline
+        self.ranged = ranged
         self.answered = False
         self._under_way: set[bytes] = set()
 
     def allow(self, size_bytes: int) -> None:
         """Puts the deadline off for an object that travels in ranges: a second for every 16 MiB."""
-        self.deadline += size_bytes / _RANGED_BYTES_PER_S
+        if not self.ranged:
+            self.ranged = True
+            self.deadline += size_bytes / _RANGED_BYTES_PER_S
 
     def ask(
         self,

@@ -167,7 +167,7 @@ def parse_options(verb: bytes, raw: Frame) -> Mapping[str, Any]:
     if len(raw) > OPTIONS_BYTES_MAX:
         raise BadRequest(f"options must not exceed {OPTIONS_BYTES_MAX} bytes")
     try:
-        options = json.loads(raw)
+        options = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError):
         raise BadRequest("options must be empty or a JSON object in UTF-8") from None
     if not isinstance(options, dict):
@@ -205,10 +205,10 @@ def decode_request(frames: Sequence[Frame]) -> Request:
     if version != VERSION:
         rule = f"the first frame must be {VERSION.decode()}, the protocol version"
         raise Refused(envelope, request_id, VersionMismatch(rule))
-    if len(verb) > 16 or verb not in OPTIONS:
+    verb = bytes(verb[:16])
+    if verb not in OPTIONS:
         known = ", ".join(v.decode() for v in OPTIONS)
         raise Refused(envelope, request_id, UnknownVerb(f"unknown verb; the daemon knows {known}"))
-    verb = bytes(verb)
     try:
         options = parse_options(verb, raw) if raw else _NO_OPTIONS
     except BadRequest as error:

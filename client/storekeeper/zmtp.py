@@ -24,6 +24,11 @@ _MORE, _LONG, _COMMAND = 0x01, 0x02, 0x04
 
 _SHORT_HEADS = tuple(tuple(bytes((flags, size)) for size in range(256)) for flags in (0, _MORE))
 
+_PASSED_OVER = b"-"
+"""Stands in an Overlong for a frame that was passed over; not empty, for an empty first frame has a meaning."""
+_FIRST_ROOM_BYTES = 64 * 1024
+_GROWTH = 4
+
 _PEERS = {b"ROUTER": (b"REQ", b"DEALER", b"ROUTER"), b"DEALER": (b"REP", b"DEALER", b"ROUTER")}
 """Which socket types may talk to ours (section "Socket semantics")."""
 
@@ -140,6 +145,7 @@ class Engine:
         self._message_bytes = 0
         # A long frame that is arriving: its buffer, how much of it is there, and whether more frames follow.
         self._long: bytearray | None = None
+        self._long_bytes = 0
         self._long_filled = 0
         self._long_more = False
         # A message that is passed over: bytes still to come of its present frame, and whether more frames follow.
@@ -286,12 +292,13 @@ class Engine:
             self._overlong = True
             self._skip_bytes = size
             self._long_more = more
-            self._frames.append(b"")
+            self._frames.append(_PASSED_OVER)
             self._position = body
             return self._skip()
         if size > LONG_FRAME_BYTES:
-            # The buffer is zeroed lazily by the kernel: announcing bytes without sending them costs no memory.
-            self._long = bytearray(size)
+            # The buffer grows as bytes arrive: announcing bytes without sending them costs no memory.
+            self._long = bytearray(min(size, _FIRST_ROOM_BYTES))
+            self._long_bytes = size
             self._long_filled = 0
             self._long_more = more
             self._position = body
@@ -317,6 +324,9 @@ class Engine:
             self._long_filled += available
         if self._long_filled < len(frame):
             return False
+        if len(frame) < self._long_bytes:
+            frame += bytes(min(len(frame) * (_GROWTH - 1), self._long_bytes - len(frame)))
+            return self._fill_long()
         self._long = None
         self._frames.append(frame)
         self._message_bytes += len(frame)

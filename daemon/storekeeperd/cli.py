@@ -5,10 +5,14 @@ The composition root; what runs is keeper.py's.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
+import logging.handlers
 import os
+import queue
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +58,9 @@ def serve(
 
     STORE is made if it is missing. An option given here outranks the file given by --config.
     """
-    faulthandler.enable()
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    if sys.stderr is not None:
+        faulthandler.enable()
+    _log_to_stderr(log_level.upper())
     try:
         given: dict[str, Any] = settings.load(config_file) if config_file else {}
         if store is not None:
@@ -65,7 +68,7 @@ def serve(
         if address is not None:
             given["address"] = address
         if namespaces:
-            given["namespaces"] = tuple(settings.check_namespace(name) for name in namespaces)
+            given["namespaces"] = settings.check_namespaces(namespaces)
         if socket_mode is not None:
             given["socket_mode"] = settings.parse_mode(socket_mode)
         if idle_exit is not None:
@@ -76,8 +79,43 @@ def serve(
     except StartError as error:
         _fail(str(error), error.status)
     except OSError as error:
-        _fail(str(error), EX_OSERR)
-    keeper.run()
+        _fail(f"{error.filename or store}: {error.strerror}", EX_OSERR)
+    try:
+        keeper.run()
+    except OSError as error:
+        _fail(f"{error.filename or store}: {error.strerror}", EX_OSERR)
+    finally:
+        logging.shutdown()
+
+
+class _Log(logging.handlers.QueueHandler):
+    """Hands lines to a thread that writes them: a standard error that nobody reads must not stop the daemon.
+
+    Lines that find no room any more are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(1000)
+        super().__init__(self._lines)
+        lines = logging.StreamHandler(sys.stderr)
+        lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._writing = logging.handlers.QueueListener(self._lines, lines)
+        self._writing.start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(record)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + 1.0
+        while self._lines.qsize() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        super().close()
+
+
+def _log_to_stderr(level: str) -> None:
+    if sys.stderr is not None:
+        logging.basicConfig(level=level, handlers=[_Log()])
 
 
 def _config(given: dict[str, Any]) -> settings.Config:
@@ -85,8 +123,11 @@ def _config(given: dict[str, Any]) -> settings.Config:
         raise settings.ConfigError("no store: name the directory on the command line, or as `store` in the file")
     given["store"] = Path(os.path.abspath(given["store"]))
     if "address" not in given:
-        root = os.geteuid() == 0
-        given["address"] = addresses.node_address() if root else addresses.user_address()
+        if os.geteuid() == 0:
+            given["address"] = addresses.node_address()
+        else:
+            given["address"] = addresses.user_address()
+            addresses.make_user_folder()
     return settings.Config(**given)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -30,14 +31,15 @@ class Limits:
         handshake_timeout_s: how long a connection may take to greet.
         peer_bytes_max: payload bytes a connection may owe or be owed before it is not read from any more.
         peer_requests_max: requests of a connection under way before it is not read from any more.
-        peer_handles_max: uploads, downloads and listings of a connection.
+        peer_handles_max: uploads, downloads and listings of a connection; at most one listing.
+        handles_max: uploads, downloads and listings of all connections.
         list_names: names in one reply to `list`.
         inline_bytes_max: payload bytes that the loop itself reads or writes; more goes to the pool.
         inline_items_max: items that the loop itself handles in one go; more goes to the pool.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
         pool_threads: threads that wait for the disk.
         stop_timeout_s: how long stopping waits for what is under way.
-        rescan_delay_s: how long to wait after a scan that failed.
+        rescan_delay_s: the least time from the start of one scan to the next.
     """
 
     message_bytes_max: int = wire.MESSAGE_BYTES_MAX
@@ -47,6 +49,7 @@ class Limits:
     peer_bytes_max: int = 16 * 1024 * 1024
     peer_requests_max: int = 256
     peer_handles_max: int = 16
+    handles_max: int = 4096
     list_names: int = 10_000
     inline_bytes_max: int = 64 * 1024
     inline_items_max: int = 16
@@ -77,6 +80,11 @@ class Config:
     limits: Limits = field(default_factory=Limits)
 
 
+_LIMIT_MAX = 1 << 40
+_THREADS_MAX = 256
+_DESCRIPTORS_KEPT = 40
+"""Files that are nobody's connection nor handle: those at work, the loop's, the watcher's."""
+
 _FILE_KEYS: dict[str, type] = {
     "store": str,
     "address": str,
@@ -85,6 +93,18 @@ _FILE_KEYS: dict[str, type] = {
     "idle_exit_s": float,
     "limits": dict,
 }
+
+
+def fit_descriptors(limits: Limits, descriptors_max: int) -> Limits:
+    """Returns limits that a process which may open so many files can keep: connections and handles are files."""
+    free = max(2, descriptors_max - _DESCRIPTORS_KEPT)
+    if limits.connections_max + limits.handles_max <= free:
+        return limits
+    return dataclasses.replace(
+        limits,
+        connections_max=min(limits.connections_max, free // 2),
+        handles_max=min(limits.handles_max, free // 2),
+    )
 
 
 def parse_mode(text: str) -> int:
@@ -98,11 +118,12 @@ def parse_mode(text: str) -> int:
     return mode
 
 
-def check_namespace(name: str) -> str:
-    """Returns the name of a namespace; raises `ConfigError` if it is none: a key that is not "default"."""
-    if name == "default" or not wire.is_key(name.encode("utf-8", "surrogateescape")):
-        raise ConfigError(f'namespace {name!r}: a namespace is named like a key, and not "default"')
-    return name
+def check_namespaces(names: Sequence[Any]) -> tuple[str, ...]:
+    """Returns names of namespaces, each once; raises `ConfigError` if one is no key, or is "default"."""
+    for name in names:
+        if not isinstance(name, str) or name == "default" or not wire.is_key(name.encode("utf-8", "surrogateescape")):
+            raise ConfigError(f'namespace {name!r}: a namespace is named like a key, and not "default"')
+    return tuple(dict.fromkeys(names))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -121,7 +142,9 @@ def load(path: Path) -> dict[str, Any]:
     if "socket_mode" in settings:
         settings["socket_mode"] = parse_mode(settings["socket_mode"])
     if "namespaces" in settings:
-        settings["namespaces"] = tuple(check_namespace(str(name)) for name in settings["namespaces"])
+        settings["namespaces"] = check_namespaces(settings["namespaces"])
+    if not 0 <= settings.get("idle_exit_s", 0) <= _LIMIT_MAX:
+        raise ConfigError(f"idle_exit_s must lie between 0 and {_LIMIT_MAX}")
     return settings
 
 
@@ -130,8 +153,10 @@ def limits(settings: dict[str, Any]) -> Limits:
     hints = get_type_hints(Limits)
     _check(settings, hints, "limits.")
     for name, value in settings.items():
-        if not value > 0:
-            raise ConfigError(f"limits.{name} must be greater than 0")
+        if not 0 < value <= _LIMIT_MAX:
+            raise ConfigError(f"limits.{name} must be greater than 0 and at most {_LIMIT_MAX}")
+    if settings.get("pool_threads", 1) > _THREADS_MAX:
+        raise ConfigError(f"limits.pool_threads must be at most {_THREADS_MAX}")
     made = dataclasses.replace(Limits(), **settings)
     if made.message_bytes_max < wire.RANGE_BYTES or made.peer_bytes_max < made.message_bytes_max:
         raise ConfigError(f"limits: {wire.RANGE_BYTES} ≤ message_bytes_max ≤ peer_bytes_max must hold")

@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,6 @@ from storekeeper import wire
 from storekeeper.errors import (
     DiskFailed,
     DiskFull,
-    InternalError,
     KeyExists,
     NotAnObject,
     StorekeeperError,
@@ -58,6 +56,7 @@ ATTRIBUTE = "user.storekeeper"
 OBJECT_MODE = 0o440
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _COMPARE_BYTES = 1024 * 1024
 _SCAN_NAMES = 4096
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -79,6 +78,9 @@ class Disk:
         attributes: whether it has user attributes.
         read_nowait: whether it can read from the page cache alone (RWF_NOWAIT).
         inline_bytes_max: longest read or comparison that is made without waiting.
+
+    Attributes:
+        root: device and inode of the directory whose objects these are.
     """
 
     def __init__(
@@ -97,11 +99,12 @@ class Disk:
         self._attributes = attributes
         self._read_nowait = read_nowait
         self._inline_bytes_max = inline_bytes_max
+        found = os.stat(store)
+        self.root = (found.st_dev, found.st_ino)
         self._serial = itertools.count(1)
         self._named: dict[int, bytes] = {}  # descriptor -> private name, where there are no unnamed files
         # Python follows the link /proc/self/fd/N in link() only if it is given a directory descriptor.
         self._descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_CLOEXEC)
-        self._closed = threading.Lock()
         self._methods: dict[type, Callable[[Any, bool], Outcome]] = {
             Look: self._look,
             Get: self._get,
@@ -117,9 +120,8 @@ class Disk:
         }
 
     def close(self) -> None:
-        """Releases what the disk itself holds."""
-        if self._closed.acquire(blocking=False):
-            os.close(self._descriptors)
+        """Releases what the disk itself holds; to be called once."""
+        os.close(self._descriptors)
 
     def perform(self, operation: Operation, *, wait: bool = True) -> Outcome:
         """Carries out an operation; every failure is an outcome with a typed error.
@@ -137,8 +139,6 @@ class Disk:
             return failed(error, self._seen(operation))
         except OSError as error:
             return failed(_typed(error), self._seen(operation))
-        except (MemoryError, ValueError) as error:
-            return failed(InternalError(f"{type(error).__name__}: {error}"), self._seen(operation))
 
     def scan(self, directory: bytes) -> Iterator[tuple[list[bytes], int]]:
         """Reads a directory of objects: `b""` for the default namespace, `b"namespace/"` for others.
@@ -198,6 +198,7 @@ class Disk:
         name = operation.name
         if self._size(name) == ABSENT:  # a directory, link or fifo of that name is not ours to remove
             return Outcome(b"absent", ABSENT)
+        self._check_root()
         try:
             os.unlink(self._root + name)
         except FileNotFoundError:
@@ -244,6 +245,12 @@ class Disk:
         self._discard(operation.descriptor)
         return Outcome(wire.OK)
 
+    def _check_root(self) -> None:
+        """Raises unless the directory at the store's path is the one whose objects we know: another's are not ours."""
+        found = os.stat(self._root)
+        if (found.st_dev, found.st_ino) != self.root:
+            raise StoreUnavailable("another directory stands at the store's path; nothing was removed")
+
     # -- looking and reading
 
     def _size(self, name: bytes) -> int:
@@ -261,7 +268,7 @@ class Disk:
             return UNSEEN
         try:
             return self._size(name)
-        except OSError:
+        except (OSError, ValueError):
             return UNSEEN
 
     def _open_object(self, name: bytes) -> tuple[int, int]:
@@ -302,9 +309,10 @@ class Disk:
             return {}
         try:
             kept = json.loads(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
-            return {"owner": int(kept["owner"]), "created": float(kept["created"])}
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            owner, created = int(kept["owner"]), float(kept["created"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return {}
+        return {"owner": owner, "created": created} if 0 <= created < _TIME_MAX else {}
 
     # -- publishing
 

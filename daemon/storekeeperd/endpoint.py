@@ -98,7 +98,7 @@ class Endpoint:
                 raise StartError(f"{self.path} is there and is not a socket", EX_CANTCREAT) from None
             self.path.unlink()
             return
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # its queue is full: somebody is there
             pass
         raise StartError(f"{self.path}: another process answers there", EX_TEMPFAIL)
 

@@ -10,6 +10,7 @@ Owns these files and no others:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -22,8 +23,8 @@ FOLDER = ".storekeeper"
 FORMAT = 1
 
 # sysexits.h
-EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = (
-    65, 66, 69, 71, 73, 74, 75, 77, 78,
+EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = (
+    65, 66, 71, 73, 74, 75, 77, 78,
 )  # fmt: skip
 
 
@@ -79,38 +80,45 @@ class Home:
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The folder may be entered by all: who may reach the store's directory may read where its daemon listens.
         self.folder.mkdir(mode=0o755, exist_ok=True)
-        self._lock = self._take_lock()
-        self.private.mkdir(mode=0o700, exist_ok=True)
+        self._take_lock()
+        self._namespaces = namespaces
+        self.furnish()
         for left in self.private.iterdir():
-            left.unlink()
-        for name in namespaces:
-            (self.store / name).mkdir(mode=0o700, exist_ok=True)
+            if not left.is_dir():
+                left.unlink()
         self.store_id = self._identify()
         self.features = self._probe()
+        for made in (self.store, self.store.parent):
+            _sync(made)
 
-    def _take_lock(self) -> int:
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def furnish(self) -> None:
+        """Makes the folders that must be there, if they are not."""
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        for name in self._namespaces:
+            (self.store / name).mkdir(mode=0o700, exist_ok=True)
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
-            os.close(lock)
+            holder = os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
             raise StartError(f"{self.store} is owned by another daemon: {holder}", EX_TEMPFAIL) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
-        return lock
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
 
     def _identify(self) -> str:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
         path = self.folder / "store"
         try:
             known = json.loads(path.read_text("utf-8"))
-            version, store_id = known["format"], str(uuid.UUID(known["uuid"]))
+            version, store_id = known["format"], str(known["uuid"])
+            uuid.UUID(store_id)
         except FileNotFoundError:
             store_id = str(uuid.uuid4())
             self._write_file("store", json.dumps({"format": FORMAT, "uuid": store_id}) + "\n")
             return store_id
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise StartError(
                 f"{path} is damaged; if {self.store} is the right store, remove that file and start again",
                 EX_DATAERR,
@@ -144,13 +152,21 @@ class Home:
         self._write_file("address", address + "\n")
 
     def identity(self) -> tuple[int, int] | None:
-        """Returns device and inode of the store's directory, None if it is not there or is another store."""
+        """Returns device and inode of the store's directory, None if it is not there or is not the one we locked.
+
+        A copy of the store has the same UUID, but not our lock.
+
+        Raises:
+            OSError: it cannot be told at the moment, as when the process is out of descriptors.
+        """
         try:
             found = os.stat(self.store)
-            known = json.loads((self.folder / "store").read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
-        if not isinstance(known, dict) or known.get("uuid") != self.store_id:
+            lock = os.stat(self.folder / "lock")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EACCES):
+                return None
+            raise
+        if not os.path.samestat(lock, os.fstat(self._lock)):
             return None
         return found.st_dev, found.st_ino
 
@@ -158,8 +174,10 @@ class Home:
         """Gives the store up: the address is removed, the lock released. Safe to call twice."""
         if self._lock < 0:
             return
-        if hasattr(self, "store_id") and self.identity() is not None:
-            (self.folder / "address").unlink(missing_ok=True)
+        if hasattr(self, "store_id"):  # else another daemon's address may stand there
+            with contextlib.suppress(OSError):
+                if self.identity() is not None:
+                    (self.folder / "address").unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = -1
 
@@ -172,6 +190,16 @@ class Home:
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.rename(private, self.folder / name)
+
+
+def _sync(directory: Path) -> None:
+    """Makes the entries of a directory survive a power cut; some places cannot, or may not be read: let them be."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _works(attempt: object) -> bool:

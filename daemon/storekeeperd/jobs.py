@@ -43,11 +43,14 @@ class Jobs:
         self._clock = clock
         self._slow_s = limits.slow_disk_ms / 1000
         self._slow_until = 0.0
+        # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync.
         self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._slow: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._done: deque[Job] = deque()
         self._threads = [
-            threading.Thread(target=self._work, name=f"storekeeperd-job-{number}", daemon=True)
-            for number in range(limits.pool_threads)
+            threading.Thread(target=self._work, args=(todo,), name=f"storekeeperd-{kind}-{number}", daemon=True)
+            for number in range((limits.pool_threads + 1) // 2)
+            for kind, todo in (("job", self._todo), ("slow-job", self._slow))
         ]
         self.inline_jobs = 0
         self.pool_jobs = 0
@@ -57,13 +60,18 @@ class Jobs:
     def start(self, job: Job) -> bool:
         """Carries a job out now (True: its outcomes are there) or hands it to the pool (False)."""
         started = self._clock()
-        if started >= self._slow_until and self._is_short(job) and self._try_inline(job):
-            self.inline_jobs += 1
+        if started >= self._slow_until and self._is_short(job):
+            done = self._try_inline(job)
             if self._clock() - started > self._slow_s:
                 self._slow_until = self._clock() + _SLOW_FOR_S
-            return True
+            if done:
+                self.inline_jobs += 1
+                return True
         self.pool_jobs += 1
-        self._todo.put(job)
+        slow = any(
+            isinstance(operation, Commit) or getattr(operation, "durable", False) for operation in job.operations
+        )
+        (self._slow if slow else self._todo).put(job)
         return False
 
     def done(self) -> list[Job]:
@@ -77,6 +85,7 @@ class Jobs:
         """Ends the threads after the jobs they have. Waits for them, but no longer than `timeout_s` in all."""
         for _ in self._threads:
             self._todo.put(None)
+            self._slow.put(None)
         deadline = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock()))
@@ -108,8 +117,8 @@ class Jobs:
             log.exception("internal error in %s", type(operation).__name__)
             return failed(InternalError(f"a fault of the daemon ({type(error).__name__}); see its log"), UNSEEN)
 
-    def _work(self) -> None:
-        while (job := self._todo.get()) is not None:
+    def _work(self, todo: queue.SimpleQueue[Job | None]) -> None:
+        while (job := todo.get()) is not None:
             for operation in job.operations[len(job.outcomes) :]:
                 job.outcomes.append(self._perform(operation, wait=True))
             self._done.append(job)

@@ -17,7 +17,7 @@ from typing import Any
 
 import storekeeperd
 from storekeeperd.coherence import Coherence
-from storekeeperd.config import Config
+from storekeeperd.config import Config, fit_descriptors
 from storekeeperd.disk import Disk
 from storekeeperd.endpoint import Endpoint, socket_path
 from storekeeperd.home import Home
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _LOOKS_PER_TURN = 512
 _CHUNKS_PER_TURN = 4
+_STOP_CHECK_S = 0.05
 _SIZING_NAMES = 256
 _WATCH_AGAIN_S = 30.0
 _SIZING_PAUSE_S = 0.01
@@ -52,9 +53,8 @@ class Keeper:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        limits = config.limits
+        limits = fit_descriptors(config.limits, _raise_descriptor_limit())
         self._started = time.monotonic()
-        _raise_descriptor_limit()
         self._home = Home(config.store, config.namespaces)
         try:
             # Announced before anybody can connect: who finds nobody at the address waits, and starts no second daemon.
@@ -83,7 +83,6 @@ class Keeper:
         self._service = Service(limits, self._index, self._coherence, namespaces=config.namespaces, status=self._status)
         self._listener = Listener(self._loop, self._service, limits, self._endpoint.socket, self._watch_idleness)
         self._manager = Manager()
-        self._identity = self._home.identity()
         self._watching = False
         self._watch_again_at = 0.0
         self._rescan_at = 0.0
@@ -110,7 +109,8 @@ class Keeper:
 
     def stop(self) -> None:
         """Makes `run` end soon, as a SIGTERM does. Thread-safe."""
-        self._stop_by = time.monotonic() + self.config.limits.stop_timeout_s
+        # A little before the time is up, so that leaving fits into it too.
+        self._stop_by = time.monotonic() + 0.9 * self.config.limits.stop_timeout_s
         self._loop.wake()
 
     def _begin_stop(self) -> None:
@@ -119,14 +119,15 @@ class Keeper:
 
     def _leave(self) -> None:
         self._manager.stopping()
+        stop_by = self._stop_by or time.monotonic()
         self._listener.close()
         self._pump_jobs()  # closing the connections ordered the release of what they held
         self._endpoint.close()
-        self._jobs.close(self.config.limits.stop_timeout_s)
+        self._jobs.close(max(0.1, stop_by - time.monotonic()))
         for job in self._jobs.done():
             self._service.finished(job)
         self._pump_jobs()
-        self._scanner.close()
+        self._scanner.close(0.1)
         self._watcher.close()
         self._loop.close()
         self._disk.close()
@@ -135,22 +136,23 @@ class Keeper:
     # -- a turn
 
     def _pump(self) -> None:
-        if self._watcher.waiting:
+        if self._stop_by is not None:
+            self._proceed_to_stop(self._stop_by)
+        elif self._watcher.waiting:
             self._hear()
         if self._scanner.running:
             self._take_scanned()
         for job in self._jobs.done():
             self._service.finished(job)
+        self._listener.go_on()
         self._pump_jobs()
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
         if looks:
             self._pump_jobs()
             if looks == _LOOKS_PER_TURN:
                 self._loop.wake()
-        if self._coherence.wants_scan and not self._service.store_away:
+        if self._coherence.wants_scan and not self._service.store_away and self._stop_by is None:
             self._start_scan()
-        if self._stop_by is not None:
-            self._proceed_to_stop(self._stop_by)
 
     def _pump_jobs(self) -> None:
         service = self._service
@@ -179,19 +181,28 @@ class Keeper:
         quiet = not self._service.jobs_under_way and not self._listener.owed
         if quiet or time.monotonic() >= stop_by:
             self._loop.stop()
+        else:
+            self._loop.call_later(_STOP_CHECK_S, self._loop.wake)
 
     # -- now and then
 
     def _tick(self) -> None:
         self._loop.call_later(_TICK_S, self._tick)
         self._listener.drop_mute(time.monotonic())
+        self._listener.say_broken()
         self._coherence.retry_unanswered()
         self._check_store(armed=self._watching)
         self._manager.status(self._summary())
 
     def _check_store(self, *, armed: bool) -> None:
         """Sees whether the store's directory is still the one that is watched; watches it anew if not."""
-        identity = self._home.identity()
+        try:
+            identity = self._home.identity()
+            if identity is not None:
+                self._home.furnish()
+        except OSError as error:  # nothing can be told now; what was true a second ago is kept
+            log.debug("cannot check %s: %s", self.config.store, error)
+            return
         away = identity is None
         if away != self._service.store_away:
             self._service.store_away = away
@@ -202,8 +213,8 @@ class Keeper:
                 log.warning("%s is back", self.config.store)
         if away or (not armed and time.monotonic() < self._watch_again_at):
             return
-        if identity != self._identity or not armed or not self._watcher.alive:
-            self._identity = identity
+        if identity is not None and (identity != self._disk.root or not armed or not self._watcher.alive):
+            self._disk.root = identity
             self._arm()
             self._coherence.lost("watching anew")
 
@@ -243,8 +254,10 @@ class Keeper:
         if self._coherence.sweep():
             self._loop.call_later(0, self._sweep)
         else:
+            sizing = bool(self._to_size)
             self._to_size = self._index.names()
-            self._loop.call_later(_SIZING_PAUSE_S, self._fill_sizes)
+            if not sizing:
+                self._loop.call_later(_SIZING_PAUSE_S, self._fill_sizes)
 
     def _fill_sizes(self) -> None:
         """Looks at a few names whose size is not known yet; goes on after a pause."""
@@ -308,8 +321,9 @@ class Keeper:
         return status
 
 
-def _raise_descriptor_limit() -> None:
-    """Allows as many descriptors as the process may have: every connection is one."""
+def _raise_descriptor_limit() -> int:
+    """Allows as many descriptors as the process may have, every connection is one; returns how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -36,6 +36,10 @@ _SEND_BUFFERS = 64
 _JOIN_BYTES_MAX = 64 * 1024
 """Replies that wait together are joined up to this; above, the kernel gathers them."""
 _ACCEPTS_PER_TURN = 64
+_OUT_BUFFERS_MAX = 4096
+"""Buffers that wait for one peer; above, it is not read from."""
+_TURN_S = 0.005
+"""How long one connection may keep the loop before the others have their turn."""
 
 
 class Connection:
@@ -56,7 +60,6 @@ class Connection:
         self._out_bytes = 0
         self._events = READ
         self.opened = time.monotonic()
-        self.last_message = self.opened
 
     @property
     def greeted(self) -> bool:
@@ -87,9 +90,16 @@ class Connection:
         """Takes the messages that are there, as far as the peer's bounds allow, and sends what is queued."""
         engine, peer, limits = self._engine, self.peer, self._limits
         take = self._listener.take
+        out = self._out
+        turn_ends = time.monotonic() + _TURN_S
         while (
-            self._out_bytes + peer.owed_bytes <= limits.peer_bytes_max and peer.owed_requests < limits.peer_requests_max
+            self._out_bytes + peer.owed_bytes <= limits.peer_bytes_max
+            and peer.owed_requests < limits.peer_requests_max
+            and len(out) < _OUT_BUFFERS_MAX
         ):
+            if time.monotonic() > turn_ends:
+                self._listener.yield_turn(self)
+                break
             message = engine.next_message()
             if engine.outgoing:
                 self._send_protocol()
@@ -189,6 +199,9 @@ class Listener:
         self.connections: dict[int, Connection] = {}
         self.accepted = 0
         self.refused = 0
+        self.broken = 0
+        self._broken_said = 0
+        self._unfinished: dict[int, Connection] = {}
         self.requests = 0
         sock.setblocking(False)
         loop.watch(sock.fileno(), READ, self._accept)
@@ -223,7 +236,8 @@ class Listener:
         if peer.carrier is None:
             return
         if isinstance(error, ProtocolError):
-            log.warning("dropped uid %d pid %d: %s", peer.uid, peer.pid, error)
+            self.broken += 1
+            log.debug("dropped uid %d pid %d: %s", peer.uid, peer.pid, error)
         peer.carrier = None
         descriptor = connection.socket.fileno()
         self.loop.unwatch(descriptor)
@@ -238,6 +252,25 @@ class Listener:
         for connection in list(self.connections.values()):
             if not connection.greeted and connection.opened < oldest:
                 self.drop(connection, ProtocolError("no greeting in time"))
+
+    def say_broken(self) -> None:
+        """Says how many connections broke the protocol since the last call; one line, however many there were."""
+        if self.broken != self._broken_said:
+            log.warning("dropped %d connections that broke the protocol", self.broken - self._broken_said)
+            self._broken_said = self.broken
+
+    def yield_turn(self, connection: Connection) -> None:
+        """Lets the others go first: the connection goes on with what it has received in the next turn."""
+        self._unfinished[id(connection)] = connection
+        self.loop.wake()
+
+    def go_on(self) -> None:
+        """Gives the connections that yielded their next turn."""
+        if self._unfinished:
+            unfinished, self._unfinished = self._unfinished, {}
+            for connection in unfinished.values():
+                if connection.peer.carrier is connection:
+                    self._advance(connection)
 
     def stop_accepting(self) -> None:
         """Closes the listening socket; connections stay."""
@@ -271,7 +304,8 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("cannot accept: %s", error)
+                log.debug("cannot accept: %s", error)
+                self.refused += 1
                 self._pause_accepting()
                 return
             self._open(sock)

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+_WAIT_S_MAX = 3600.0  # epoll_wait(2) counts milliseconds in an int
 
 
 class Timer:
@@ -135,7 +136,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return -1
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(max(0.0, self._timers[0][0] - time.monotonic()), _WAIT_S_MAX)
 
     def _run_timers(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:

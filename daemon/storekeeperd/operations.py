@@ -107,8 +107,6 @@ class Stat:
 class Begin:
     """Make an unnamed file for an upload; the outcome's number is its descriptor."""
 
-    name: bytes
-
 
 @dataclass(slots=True)
 class Write:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from storekeeperd.disk import Disk
@@ -59,11 +60,13 @@ class Scanner:
             self._thread = None
         return chunk
 
-    def close(self) -> None:
-        """Ends a running scan; waits for its thread."""
+    def close(self, timeout_s: float) -> None:
+        """Ends a running scan; waits for its thread, but no longer than `timeout_s`."""
         self._closing = True
-        while self._thread is not None:
-            self.take()
+        deadline = time.monotonic() + timeout_s
+        while self._thread is not None and time.monotonic() < deadline:
+            if self.take() is None:
+                self._thread.join(0.01)
 
     def _scan(self) -> None:
         complete = False
@@ -76,7 +79,7 @@ class Scanner:
                     foreign += passed_over
                     self._chunks.put(names)
                     self._wake()
-            self.foreign = foreign
+            self.foreign = foreign - (len(self._prefixes) - 1)  # the namespaces' folders are ours
             complete = True
         except OSError as error:
             log.warning("scan failed: %s", error)

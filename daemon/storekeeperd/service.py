@@ -29,6 +29,7 @@ from storekeeperd.answers import Answer, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
+from storekeeperd.listings import Listings
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -94,7 +95,8 @@ class Service:
         self._status = status
         self._questions_per_job = questions_per_job
         self._stopping = False
-        transfers = self._transfers = Transfers(self)
+        transfers = self.transfers = Transfers(self)
+        self._listings = Listings(self, coherence)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": self._exists,
             b"get": self._get,
@@ -102,7 +104,7 @@ class Service:
             b"evict": self._evict,
             b"stat": self._stat,
             b"status": self._tell_status,
-            b"list": transfers.list_names,
+            b"list": self._listings.list_names,
             b"upload": transfers.upload,
             b"write": transfers.write,
             b"commit": transfers.commit,
@@ -125,12 +127,19 @@ class Service:
         except wire.Refused as refused:
             self._refuse(peer, refused.envelope, refused.id, refused.error)
             return
+        self.guarded(peer, request, self._answer)
+
+    def _answer(self, peer: Peer, request: wire.Request) -> None:
+        if self._stopping:
+            raise DaemonStopping("the daemon is stopping; try again in a moment")
+        if self.store_away and request.verb != b"status":
+            raise StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
+        self._verbs[request.verb](peer, request)
+
+    def guarded(self, peer: Peer, request: wire.Request, answer: Callable[[Peer, wire.Request], None]) -> None:
+        """Answers a request; whatever goes wrong is an answer too."""
         try:
-            if self._stopping:
-                raise DaemonStopping("the daemon is stopping; try again in a moment")
-            if self.store_away and request.verb != b"status":
-                raise StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
-            self._verbs[request.verb](peer, request)
+            answer(peer, request)
         except StorekeeperError as error:
             self._refuse(peer, request.envelope, request.id, error)
         except Exception:
@@ -140,19 +149,15 @@ class Service:
 
     def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
         """Answers a message that was longer than a message may be; `frames` are its first ones."""
-        envelope = not frames or not frames[0]
+        envelope = not frames[0]
         place = 3 if envelope else 2
         request_id = bytes(frames[place][: wire.ID_BYTES_MAX]) if len(frames) > place else b""
-        rule = (
-            f"a message carries at most {self.limits.message_bytes_max} bytes; "
-            "send larger objects in ranges: upload, write, commit"
-        )
-        self._refuse(peer, envelope, request_id, TooLarge(rule))
+        self._refuse(peer, envelope, request_id, self._too_large())
 
     def gone(self, peer: Peer) -> None:
         """Takes the end of a connection: what it held is released."""
         peer.gone = True
-        self._transfers.forget(peer)
+        self.transfers.forget(peer)
 
     def stop(self) -> None:
         """Refuses requests from now on; what is under way goes on."""
@@ -176,6 +181,7 @@ class Service:
         while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
             self.order([Look(name) for name in names], [self._look_ticket(name) for name in names])
             asked += len(names)
+        self._listings.proceed()
         return asked
 
     # -- the verbs
@@ -191,6 +197,7 @@ class Service:
             and not frames[3]
             and type(frames[4]) is bytes
             and self._index.has(frames[4])
+            and b"/" not in frames[4]  # a name of another namespace
             and frames[0] == wire.VERSION
             and len(frames[2]) <= wire.ID_BYTES_MAX
             and not self._stopping
@@ -222,14 +229,14 @@ class Service:
         self._check_batch(request, len(keys))
         prefix = self.prefix(request.options)
         message_bytes_max = self.limits.message_bytes_max
+        # What is not known to be there may bring a little; if it turns out to be long, it is for a later reply.
         cost = 0
         for key in keys:
             size = self._index.size(prefix + key)
-            if size is not None:
-                cost += size if size >= 0 else message_bytes_max
+            cost += self.limits.inline_bytes_max if size is None else message_bytes_max if size < 0 else size
         cost = min(cost, message_bytes_max)
         answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)
-        budget = Budget(message_bytes_max, message_bytes_max)
+        budget = Budget(cost, message_bytes_max)
 
         def got(operation: Get, outcome: Outcome) -> None:
             self.observe(operation.name, outcome.seen)
@@ -250,7 +257,7 @@ class Service:
         payloads = arguments[1::2]
         moved = sum(map(len, payloads))
         if moved > self.limits.message_bytes_max:
-            raise TooLarge(f"a message carries at most {self.limits.message_bytes_max} bytes of objects")
+            raise self._too_large()
         options = request.options
         prefix = self.prefix(options)
         replace = options.get("replace", False)
@@ -338,7 +345,7 @@ class Service:
 
     def observe(self, name: bytes, seen: int) -> None:
         """Takes what a read found in passing: a question, if the index says otherwise."""
-        if seen != UNSEEN and (seen == ABSENT) == self._index.has(name):
+        if seen != UNSEEN and self._index.size(name) != (None if seen == ABSENT else seen):
             self._coherence.ask(name)
 
     def settle(self, answer: Answer, position: int, outcome: Outcome) -> None:
@@ -392,6 +399,12 @@ class Service:
             raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
         if items > self.limits.batch_items_max:
             raise TooMany(f"a request has at most {self.limits.batch_items_max} items, this one has {items}")
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"a message carries at most {self.limits.message_bytes_max} bytes of objects; "
+            "send larger ones in ranges: upload, write, commit"
+        )
 
     def _is_small(self, name: bytes) -> bool:
         size = self._index.size(name)

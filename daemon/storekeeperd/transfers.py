@@ -1,4 +1,4 @@
-"""Objects that travel in ranges: uploads, downloads and listings, and the handles by which a peer names them.
+"""Objects that travel in ranges: uploads and downloads, and the handles by which a peer names them.
 
 Pure. A handle belongs to one connection and dies with it. Owns the rule that a descriptor is closed exactly once and
 never while a range of it is being read or written: a closed number may already be somebody else's file.
@@ -8,12 +8,14 @@ An upload lives in an unnamed file until `commit` publishes it; whatever ends be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import bisect
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import BadHandle, BadRequest, IncompleteUpload, StorekeeperError, TooLarge, TooMany
 from storekeeperd.answers import Answer, Peer
+from storekeeperd.listings import Listing
 from storekeeperd.operations import (
     Begin,
     Close,
@@ -27,6 +29,8 @@ from storekeeperd.operations import (
     failed,
 )
 
+_GAPS_MAX = 1024
+
 if TYPE_CHECKING:
     from storekeeperd.service import Service
 
@@ -39,7 +43,7 @@ class Upload:
     descriptor: int
     replace: bool
     durable: bool
-    written_bytes: int = 0
+    written: list[tuple[int, int]] = field(default_factory=list)  # see add_range
     ranges: int = 0  # under way
     error: StorekeeperError | None = None
     commit: Answer | None = None  # asked for while ranges are under way
@@ -57,60 +61,69 @@ class Download:
     ended: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Listing:
-    """Names that are being told, page by page, as they were when the listing began."""
-
-    names: list[bytes]
-    prefix: bytes
-    strip: int
+def add_range(ranges: list[tuple[int, int]], start: int, end: int) -> None:
+    """Adds a written range to a sorted list of disjoint ones, joining those that touch."""
+    if start == end:
+        return
+    place = bisect.bisect_left(ranges, (start, end))
+    first = place
+    while first > 0 and ranges[first - 1][1] >= start:
+        first -= 1
+    last = place
+    while last < len(ranges) and ranges[last][0] <= end:
+        last += 1
+    touched = [(start, end), *ranges[first:last]]
+    ranges[first:last] = [(min(s for s, _ in touched), max(e for _, e in touched))]
 
 
 class Transfers:
-    """The verbs upload, write, commit, abort, open, read, close and list."""
+    """The verbs upload, write, commit, abort, open, read and close; and the handles, for listings too."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._limits = service.limits
         self._last_handle = 0
+        self._handles = 0  # of all peers, those about to be handed out included
 
     # -- uploads
 
     def upload(self, peer: Peer, request: wire.Request) -> None:
         """Begins an upload; the reply's details have its handle."""
         name = self._one_name(request)
-        self._reserve_handle(peer)
+        self.reserve(peer)
         options = request.options
         replace = options.get("replace", False)
         durable = options.get("durability") == "disk"
         answer = Answer(peer, request, 1)
 
         def began(_: Operation, outcome: Outcome) -> None:
-            peer.opening -= 1
-            if outcome.error is None:
+            if outcome.error is not None or peer.gone:
+                self.give_up(peer)
+                if outcome.error is None:
+                    self._order(Close(outcome.number))
+            else:
                 upload = Upload(name, outcome.number, replace, durable)
-                if peer.gone:
-                    self._order(Close(upload.descriptor))
-                else:
-                    answer.details["handle"] = self._hand_out(peer, upload).decode()
+                answer.details["handle"] = self.hand_out(peer, upload).decode()
             self._service.settle(answer, 0, outcome)
 
-        self._order(Begin(name), began)
+        self._order(Begin(), began)
 
     def write(self, peer: Peer, request: wire.Request) -> None:
         """Takes a range of an upload."""
-        handle, offset, payload = self._arguments(request, 3)
-        upload = self._find(peer, handle, Upload)
+        handle, offset, payload = self.arguments(request, 3)
+        upload = self.find(peer, handle, Upload)
         start = wire.parse_number(offset, "offset")
         if len(payload) > self._limits.message_bytes_max:
             raise TooLarge(f"a range has at most {self._limits.message_bytes_max} bytes")
+        if len(upload.written) > _GAPS_MAX:
+            raise TooMany(f"an upload has at most {_GAPS_MAX} gaps at a time; send its ranges more in order")
         answer = Answer(peer, request, 1, cost_bytes=len(payload))
         upload.ranges += 1
 
         def wrote(_: Operation, outcome: Outcome) -> None:
             upload.ranges -= 1
             if outcome.error is None:
-                upload.written_bytes += len(payload)
+                add_range(upload.written, start, start + len(payload))
             else:
                 upload.error = upload.error or outcome.error
             self._service.settle(answer, 0, outcome)
@@ -120,19 +133,19 @@ class Transfers:
 
     def commit(self, peer: Peer, request: wire.Request) -> None:
         """Publishes an upload as soon as its last range is written."""
-        handle, size = self._arguments(request, 2)
+        handle, size = self.arguments(request, 2)
         size_bytes = wire.parse_number(size, "size")
-        upload = self._find(peer, handle, Upload)
-        del peer.handles[bytes(handle)]
+        upload = self.find(peer, handle, Upload)
+        self.take_back(peer, handle)
         upload.commit = Answer(peer, request, 1)
         upload.commit_bytes = size_bytes
         self._advance(upload)
 
     def abort(self, peer: Peer, request: wire.Request) -> None:
         """Gives up an upload."""
-        (handle,) = self._arguments(request, 1)
-        upload = self._find(peer, handle, Upload)
-        del peer.handles[bytes(handle)]
+        (handle,) = self.arguments(request, 1)
+        upload = self.find(peer, handle, Upload)
+        self.take_back(peer, handle)
         upload.ended = True
         self._advance(upload)
         self._service.reply(peer, request, wire.OK)
@@ -146,9 +159,10 @@ class Transfers:
             self._order(Close(upload.descriptor))
             return
         error = upload.error
-        if error is None and upload.written_bytes != upload.commit_bytes:
-            rule = f"{upload.commit_bytes} bytes were announced, {upload.written_bytes} were written"
-            error = IncompleteUpload(rule)
+        whole = [(0, upload.commit_bytes)] if upload.commit_bytes else []
+        if error is None and upload.written != whole:
+            there = sum(end - start for start, end in upload.written)
+            error = IncompleteUpload(f"{upload.commit_bytes} bytes were announced, {there} were written")
         if error is not None:
             self._order(Close(upload.descriptor))
             self._service.settle(answer, 0, failed(error))
@@ -168,18 +182,18 @@ class Transfers:
     def open(self, peer: Peer, request: wire.Request) -> None:
         """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it."""
         name = self._one_name(request)
-        self._reserve_handle(peer)
+        self.reserve(peer)
         answer = Answer(peer, request, 1)
 
         def opened(_: Operation, outcome: Outcome) -> None:
-            peer.opening -= 1
-            if outcome.word == wire.OK:
+            if outcome.word != wire.OK or peer.gone:
+                self.give_up(peer)
+                if outcome.word == wire.OK:
+                    self._order(Close(outcome.number))
+            else:
                 download = Download(outcome.number, outcome.seen)
-                if peer.gone:
-                    self._order(Close(download.descriptor))
-                else:
-                    answer.details["handle"] = self._hand_out(peer, download).decode()
-                    answer.details["size"] = download.size_bytes
+                answer.details["handle"] = self.hand_out(peer, download).decode()
+                answer.details["size"] = download.size_bytes
             self._service.observe(name, outcome.seen)
             self._service.settle(answer, 0, outcome)
 
@@ -187,8 +201,8 @@ class Transfers:
 
     def read(self, peer: Peer, request: wire.Request) -> None:
         """Answers a range of a download; shorter at the end of the object."""
-        handle, offset, length = self._arguments(request, 3)
-        download = self._find(peer, handle, Download)
+        handle, offset, length = self.arguments(request, 3)
+        download = self.find(peer, handle, Download)
         start = wire.parse_number(offset, "offset")
         length_bytes = wire.parse_number(length, "length")
         if length_bytes > self._limits.message_bytes_max:
@@ -206,51 +220,66 @@ class Transfers:
 
     def close(self, peer: Peer, request: wire.Request) -> None:
         """Ends a download or a listing."""
-        (handle,) = self._arguments(request, 1)
-        self._find(peer, handle, (Download, Listing))
-        self._end(peer.handles.pop(bytes(handle)))
+        (handle,) = self.arguments(request, 1)
+        self.find(peer, handle, (Download, Listing))
+        self._end(self.take_back(peer, handle))
         self._service.reply(peer, request, wire.OK)
 
     def _close_if_ended(self, download: Download) -> None:
         if download.ended and not download.ranges:
             self._order(Close(download.descriptor))
 
-    # -- listings
-
-    def list_names(self, peer: Peer, request: wire.Request) -> None:
-        """Answers a page of names as one payload, each ended by NUL; the details have a handle if there are more."""
-        if not request.arguments:
-            space = self._service.prefix(request.options)
-            prefix = space + request.options.get("prefix", "").encode("utf-8", "replace")
-            listing = Listing(self._service.names_of(space), prefix, len(space))
-            handle: wire.Frame = b""
-        elif request.options:
-            raise BadRequest("list takes options only without a handle")
-        else:
-            (handle,) = self._arguments(request, 1)
-            listing = self._find(peer, handle, Listing)
-        page = listing.names[-self._limits.list_names :]
-        del listing.names[-self._limits.list_names :]
-        details = {}
-        if listing.names:
-            if not handle:
-                self._reserve_handle(peer)
-                peer.opening -= 1
-                handle = self._hand_out(peer, listing)
-            details["handle"] = bytes(handle).decode()
-        elif handle:
-            del peer.handles[bytes(handle)]
-        strip, prefix = listing.strip, listing.prefix
-        payload = b"".join(name[strip:] + b"\0" for name in page if name.startswith(prefix))
-        self._service.reply(peer, request, wire.OK, [payload], details)
-
     # -- handles
 
     def forget(self, peer: Peer) -> None:
         """Ends everything a closed connection held."""
-        for transfer in list(peer.handles.values()):
-            self._end(transfer)
-        peer.handles.clear()
+        for handle in list(peer.handles):
+            self._end(self.take_back(peer, handle))
+
+    def reserve(self, peer: Peer) -> None:
+        """Takes a place for a handle; `hand_out` or `give_up` must follow. Raises `TooMany`."""
+        limits = self._limits
+        if len(peer.handles) + peer.opening >= limits.peer_handles_max:
+            raise TooMany(
+                f"a connection has at most {limits.peer_handles_max} uploads, downloads and listings; "
+                "end one of them first"
+            )
+        if self._handles >= limits.handles_max:
+            raise TooMany(f"all {limits.handles_max} uploads, downloads and listings are taken; try again later")
+        peer.opening += 1
+        self._handles += 1
+
+    def give_up(self, peer: Peer) -> None:
+        """Gives a reserved place back."""
+        peer.opening -= 1
+        self._handles -= 1
+
+    def hand_out(self, peer: Peer, transfer: Any) -> bytes:
+        """Uses a reserved place; returns the handle."""
+        peer.opening -= 1
+        self._last_handle += 1
+        handle = str(self._last_handle).encode()
+        peer.handles[handle] = transfer
+        return handle
+
+    def take_back(self, peer: Peer, handle: wire.Frame) -> Any:
+        """Ends a handle; returns what it stood for."""
+        self._handles -= 1
+        return peer.handles.pop(bytes(handle))
+
+    def find(self, peer: Peer, handle: wire.Frame, kinds: Any) -> Any:
+        """Returns what a handle stands for; raises `BadHandle` if it is none of those kinds."""
+        transfer = peer.handles.get(bytes(handle[:20]))
+        if not isinstance(transfer, kinds):
+            raise BadHandle("this connection has no such handle; handles end with their connection")
+        return transfer
+
+    def arguments(self, request: wire.Request, count: int) -> list[wire.Frame]:
+        """Returns the arguments of a request; raises `BadRequest` unless there are so many."""
+        if len(request.arguments) != count:
+            verb = request.verb
+            raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
+        return request.arguments
 
     def _end(self, transfer: Any) -> None:
         if isinstance(transfer, Upload):
@@ -260,34 +289,8 @@ class Transfers:
             transfer.ended = True
             self._close_if_ended(transfer)
 
-    def _reserve_handle(self, peer: Peer) -> None:
-        if len(peer.handles) + peer.opening >= self._limits.peer_handles_max:
-            raise TooMany(
-                f"a connection has at most {self._limits.peer_handles_max} uploads, downloads and listings; "
-                "end one of them first"
-            )
-        peer.opening += 1
-
-    def _hand_out(self, peer: Peer, transfer: Any) -> bytes:
-        self._last_handle += 1
-        handle = str(self._last_handle).encode()
-        peer.handles[handle] = transfer
-        return handle
-
-    def _find(self, peer: Peer, handle: wire.Frame, kinds: Any) -> Any:
-        transfer = peer.handles.get(bytes(handle[:20]))
-        if not isinstance(transfer, kinds):
-            raise BadHandle("this connection has no such handle; handles end with their connection")
-        return transfer
-
-    def _arguments(self, request: wire.Request, count: int) -> list[wire.Frame]:
-        if len(request.arguments) != count:
-            verb = request.verb
-            raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
-        return request.arguments
-
     def _one_name(self, request: wire.Request) -> bytes:
-        (key,) = self._arguments(request, 1)
+        (key,) = self.arguments(request, 1)
         wire.check_key(key)
         return self._service.prefix(request.options) + key
 

@@ -117,11 +117,11 @@ class Watcher:
         try:
             for prefix in self._prefixes:
                 directory = _Directory(prefix, self)
+                self._directories.append(directory)  # before it can hear anything: close() silences what stands there
                 path = self._store + b"/" + prefix
                 # watchdog answers -1, not an error, for a directory that may not be read.
                 if inotify.add_callback(path, _MASK, directory, CallbackId(0)) == -1:
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-                self._directories.append(directory)
         except OSError as error:
             self.close()
             raise WatchRefused(_advice(error)) from None
@@ -170,6 +170,8 @@ class Watcher:
         if self._inotify is not None:
             self._inotify.stop()
             self._inotify.join()
+            if self._inotify._is_reading:  # stopped before its first read: watchdog then closes nothing
+                self._inotify._close_resources()
             self._inotify = None
 
 
