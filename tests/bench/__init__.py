@@ -1,0 +1,1 @@
+"""Figures, measured side by side in one run: see `python -m bench --help`, or `make bench`."""

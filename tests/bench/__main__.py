@@ -1,0 +1,55 @@
+"""`make bench`: what the store costs, beside what it is measured against, in one interleaved run.
+
+Machines are noisy: every figure is the median of rounds in which all candidates take their turn, with the spread
+beside it; compare within one run only. CPU per request is what noise moves least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.rounds import Row, table
+from bench.store import outside_changes, verbs
+from bench.wire import pipelined
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each candidate once in each (default 5)")
+    parser.add_argument("--requests", type=int, default=20_000, help="pipelined requests per client and round")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+
+    rows: list[Row] = []
+    print(f"{platform.machine()}, {_processor()}, {platform.release()}, Python {platform.python_version()}\n")
+    for title, measured in (
+        ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(options.rounds, options.requests)),
+        *((f"verbs on {place}", lambda folder=folder: verbs(folder, options.rounds)) for place, folder in _places()),
+        ("changes from outside", lambda: outside_changes(options.rounds)),
+    ):
+        print(f"## {title}\n", flush=True)
+        new = measured()
+        print(table(new), flush=True)
+        rows += new
+    if options.json:
+        options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))
+
+
+def _places() -> list[tuple[str, str]]:
+    return [("tmpfs", "/dev/shm"), ("disk", tempfile.gettempdir())]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown processor"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Rounds and rows: candidates take turns, medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One line of the table: what was done, by whom, and its figures over the rounds."""
+
+    work: str
+    candidate: str
+    unit: str
+    figures: list[float]
+    against: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.figures)
+
+
+def take_turns(
+    rounds: int, candidates: dict[str, Callable[[], float]], work: str, unit: str, against: str = ""
+) -> list[Row]:
+    """Measures every candidate once per round; each returns a figure of `unit`."""
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, measure in candidates.items():
+            figures[name].append(measure())
+    return [Row(work, name, unit, figures[name], against if name != against else "") for name in candidates]
+
+
+def per_item(work: Callable[[], object], items: int) -> float:
+    """Returns microseconds per item of one call."""
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) / items * 1e6
+
+
+def table(rows: list[Row]) -> str:
+    """Returns the rows as a Markdown table, with the ratio to the row each is measured against."""
+    medians = {(row.work, row.candidate): row.median for row in rows}
+    lines = ["| work | who | median | spread | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        ratio = f"{row.median / medians[row.work, row.against]:.2f} × {row.against}" if row.against else ""
+        spread = f"{min(row.figures):,.1f}–{max(row.figures):,.1f}"
+        lines.append(f"| {row.work} | {row.candidate} | {row.median:,.1f} {row.unit} | {spread} | {ratio} |")
+    return "\n".join(lines) + "\n"
