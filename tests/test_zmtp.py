@@ -180,7 +180,7 @@ def test_pong_subscribe_and_cancel_are_ignored() -> None:
         GREETING + READY_DEALER + zmtp.encode_command(b"PING", b"\0"),
         GREETING + READY_DEALER + zmtp.encode_command(b"PING", b"\0\0" + b"c" * 17),
         GREETING + READY_DEALER + zmtp.encode_command(b"HELLO"),
-        GREETING + READY_DEALER + b"\x01\x00" * 64,
+        GREETING + READY_DEALER + b"\x01\x00" * 65,
     ],
 )
 @pytest.mark.parametrize("step", [1, 1000])

@@ -10,7 +10,7 @@ Section names in comments are those of ZMTP 3.1 (rfc.zeromq.org/spec/37).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from storekeeper.errors import ProtocolError
@@ -60,6 +60,18 @@ def encode_message(frames: list[Any]) -> list[Any]:
     except IndexError:  # some frame has more than 255 bytes
         return _encode_long_message(frames)
     return [b"".join(parts)]
+
+
+def message_of_one_frame(before: list[bytes], after: list[bytes]) -> Callable[[bytes], bytes]:
+    """Returns a function that encodes messages which differ in one short frame only: before, it, after."""
+    head = b"".join(encode_message([*before, b""]))[:-2]
+    tail = b"".join(encode_message(after))
+    more = _SHORT_HEADS[1]
+
+    def encode(frame: bytes) -> bytes:
+        return head + more[len(frame)] + frame + tail
+
+    return encode
 
 
 def _encode_long_message(frames: list[Any]) -> list[Any]:
@@ -193,29 +205,31 @@ class Engine:
         end = len(data)
         position = self._position
         frames = self._frames
-        frames_max = self._frames_max
+        append = frames.append
         while True:
-            # A short message frame, the common case, is parsed here; all else in _next_frame.
-            if position + 1 < end:
+            # Short message frames, the common case, are parsed here; all else in _next_frame.
+            while position + 1 < end:
                 flags = data[position]
                 stop = position + 2 + data[position + 1]
-                if flags <= 1 and stop <= end:  # 1 is _MORE
-                    frames.append(data[position + 2 : stop])
-                    position = stop
-                    if not flags:
-                        self._position = position
-                        if len(frames) > frames_max:
-                            raise ProtocolError(f"a message has at most {frames_max} frames")
-                        return self._take_message()
-                    if len(frames) >= frames_max:
-                        raise ProtocolError(f"a message has at most {frames_max} frames")
-                    continue
+                if flags > 1 or stop > end:  # 1 is _MORE
+                    break
+                append(data[position + 2 : stop])
+                position = stop
+                if not flags:
+                    self._position = position
+                    self._check_frames(frames)
+                    return self._take_message()
             self._position = position
+            self._check_frames(frames)
             if not self._next_frame():
                 return None
             if self._message_complete:
                 return self._take_message()
             position = self._position
+
+    def _check_frames(self, frames: list[bytes | bytearray]) -> None:
+        if len(frames) > self._frames_max:
+            raise ProtocolError(f"a message has at most {self._frames_max} frames")
 
     _message_complete = False
 
@@ -286,7 +300,7 @@ class Engine:
         return True
 
     def _take_frame(self, body: int, size: int, more: bool) -> bool:
-        if len(self._frames) + 1 > self._frames_max - more:
+        if len(self._frames) >= self._frames_max - more:
             raise ProtocolError(f"a message has at most {self._frames_max} frames")
         if self._overlong or self._message_bytes + size > self._message_bytes_max:
             self._overlong = True

@@ -23,7 +23,7 @@ from storekeeper.errors import ProtocolError
 from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
 from storekeeperd.loop import READ, WRITE, Loop
-from storekeeperd.service import Service
+from storekeeperd.service import HIT_AFTER, HIT_BEFORE, Service
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,13 @@ _JOIN_BYTES_MAX = 64 * 1024
 _ACCEPTS_PER_TURN = 64
 _OUT_BUFFERS_MAX = 4096
 """Buffers that wait for one peer; above, it is not read from."""
+_MESSAGES_PER_LOOK = 32
+"""Messages taken before the clock is looked at again."""
 _TURN_S = 0.005
 """How long one connection may keep the loop before the others have their turn."""
+
+
+_encode_hit = zmtp.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
 
 
 class Connection:
@@ -88,30 +93,42 @@ class Connection:
 
     def advance(self) -> None:
         """Takes the messages that are there, as far as the peer's bounds allow, and sends what is queued."""
-        engine, peer, limits = self._engine, self.peer, self._limits
-        take = self._listener.take
-        out = self._out
         turn_ends = time.monotonic() + _TURN_S
-        while (
-            self._out_bytes + peer.owed_bytes <= limits.peer_bytes_max
-            and peer.owed_requests < limits.peer_requests_max
-            and len(out) < _OUT_BUFFERS_MAX
-        ):
+        while self._take_some():
             if time.monotonic() > turn_ends:
                 self._listener.yield_turn(self)
                 break
-            message = engine.next_message()
-            if engine.outgoing:
-                self._send_protocol()
-            if message is None:
-                break
-            take(self, peer, message)
         if self._out:
             self._flush()
         wanted = (0 if self._is_paused() else READ) | (WRITE if self._out else 0)
         if wanted != self._events:
             self._events = wanted
             self._listener.loop.change(self.socket.fileno(), wanted)
+
+    def _take_some(self) -> bool:
+        """Takes a few messages; False if no more are there, or the peer's bounds are reached."""
+        engine, peer, limits, out = self._engine, self.peer, self._limits, self._out
+        is_hit, listener = self._listener.is_hit, self._listener
+        for _ in range(_MESSAGES_PER_LOOK):
+            if (
+                self._out_bytes + peer.owed_bytes > limits.peer_bytes_max
+                or peer.owed_requests >= limits.peer_requests_max
+                or len(out) >= _OUT_BUFFERS_MAX
+            ):
+                return False
+            message = engine.next_message()
+            if engine.outgoing:
+                self._send_protocol()
+            if message is None:
+                return False
+            if is_hit(message):
+                data = _encode_hit(message[2])  # type: ignore[arg-type]
+                out.append(data)
+                self._out_bytes += len(data)
+                listener.requests += 1
+            else:
+                listener.take(self, peer, message)
+        return True
 
     def _is_paused(self) -> bool:
         peer, limits = self.peer, self._limits
@@ -196,6 +213,7 @@ class Listener:
         self._limits = limits
         self._socket: socket.socket | None = sock
         self._on_change = on_change
+        self.is_hit = service.is_hit
         self.connections: dict[int, Connection] = {}
         self.accepted = 0
         self.refused = 0

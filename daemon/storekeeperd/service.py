@@ -51,6 +51,8 @@ from storekeeperd.turns import Turns
 log = logging.getLogger(__name__)
 
 YES, NO = b"yes", b"no"
+HIT_BEFORE, HIT_AFTER = [wire.VERSION], [wire.OK, b"", YES]
+"""What stands before and after the request id in the answer to a hit."""
 
 Ticket = Callable[[Any, Outcome], None] | None
 """What to do with the outcome of an operation."""
@@ -119,9 +121,6 @@ class Service:
 
     def request(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
         """Takes one message of a peer. Whatever it holds, it is answered exactly once, unless the peer goes."""
-        if self._coherence.coherent and self._is_hit(frames):
-            self.replies.append((peer, [wire.VERSION, frames[2], wire.OK, b"", YES]))
-            return
         try:
             request = wire.decode_request(frames)
         except wire.Refused as refused:
@@ -186,10 +185,11 @@ class Service:
 
     # -- the verbs
 
-    def _is_hit(self, frames: Sequence[wire.Frame]) -> bool:
-        """Whether a message is `exists` of one key in the default namespace that the index has.
+    def is_hit(self, frames: Sequence[wire.Frame]) -> bool:
+        """Returns whether a message is `exists` of one key in the default namespace that the index surely has.
 
-        The commonest request by far, so it is recognised before anything is made of it: 4 µs less of 9.
+        The answer to it is `HIT_BEFORE`, the request id, `HIT_AFTER`. It is the commonest request by far, so the
+        listener asks this before it makes anything of a message: a third of the cost, measured.
         """
         return (
             len(frames) == 5
@@ -200,6 +200,7 @@ class Service:
             and b"/" not in frames[4]  # a name of another namespace
             and frames[0] == wire.VERSION
             and len(frames[2]) <= wire.ID_BYTES_MAX
+            and self._coherence.coherent
             and not self._stopping
             and not self.store_away
         )
