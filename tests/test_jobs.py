@@ -79,12 +79,12 @@ def jobs(disk: FakeDisk, clock: Clock, woken: threading.Event) -> Iterator[Jobs]
     jobs.close(10)
 
 
-def job(*operations: Operation, moved_bytes: int = 0) -> Job:
-    return Job(list(operations), [None] * len(operations), moved_bytes)
+def job(*operations: Operation) -> Job:
+    return Job(list(operations), [None] * len(operations))
 
 
-def put(*, durable: bool = False) -> Put:
-    return Put(b"k", b"bytes", US, replace=False, durable=durable)
+def put(*, durable: bool = False, payload: bytes = b"bytes") -> Put:
+    return Put(b"k", payload, US, replace=False, durable=durable)
 
 
 def read(number: int) -> Read:
@@ -101,7 +101,7 @@ def finish(jobs: Jobs, woken: threading.Event) -> list[Job]:
     [[Look(b"k")], [put()], [Evict(b"k", small=True)], [Close(3)], [Get(b"k", Budget(1, 1))], [Look(b"k")] * 16],
 )
 def test_a_short_job_is_done_at_once_and_never_waits(jobs: Jobs, disk: FakeDisk, operations: list[Operation]) -> None:
-    short = job(*operations, moved_bytes=Limits().inline_bytes_max)
+    short = job(*operations)
     assert jobs.start(short)
     assert len(short.outcomes) == len(operations)
     assert not any(disk.waited)
@@ -117,8 +117,7 @@ def test_a_short_job_is_done_at_once_and_never_waits(jobs: Jobs, disk: FakeDisk,
         job(Commit(b"k", 3, 1, US, replace=False, durable=False)),
         job(Evict(b"k", small=False)),
         job(Look(b"k"), put(durable=True)),
-        job(*[Look(b"k")] * 17),
-        job(put(), moved_bytes=Limits().inline_bytes_max + 1),
+        job(put(payload=bytes(Limits().inline_bytes_max + 1))),
     ],
 )
 def test_a_long_job_goes_to_the_pool(jobs: Jobs, disk: FakeDisk, woken: threading.Event, long: Job) -> None:
@@ -128,6 +127,27 @@ def test_a_long_job_goes_to_the_pool(jobs: Jobs, disk: FakeDisk, woken: threadin
     assert all(disk.waited)
     assert threading.current_thread().name not in {thread for _, _, thread in disk.performed}
     assert (jobs.inline_jobs, jobs.pool_jobs) == (0, 1)
+
+
+def test_a_batch_goes_on_in_slices_and_others_wait_their_turn(jobs: Jobs, disk: FakeDisk, clock: Clock) -> None:
+    def behave(operation: Operation, wait: bool) -> None:
+        clock.now += 0.001
+
+    disk.behave = behave
+    batch, other = job(*[Look(b"k")] * 10), job(Look(b"l"))
+    assert not jobs.start(batch)
+    assert 0 < len(batch.outcomes) < 10
+    assert not jobs.start(other)
+    turns = 0
+    finished: list[Job] = []
+    while jobs.unfinished:
+        jobs.go_on()
+        finished += jobs.done()
+        turns += 1
+    assert sorted(map(id, finished)) == sorted(map(id, (batch, other)))
+    assert turns > 2
+    assert len(batch.outcomes) == 10
+    assert not any(disk.waited)
 
 
 def test_a_job_is_handed_back_once(jobs: Jobs, woken: threading.Event) -> None:
@@ -177,16 +197,15 @@ def test_a_disk_that_is_quick_enough_is_used_on(jobs: Jobs, disk: FakeDisk, cloc
     assert all(jobs.start(job(Look(b"k"))) for _ in range(5))
 
 
-@pytest.mark.parametrize("long", [False, True])
 def test_a_fault_is_an_outcome_and_the_rest_of_the_job_is_done(
-    jobs: Jobs, disk: FakeDisk, woken: threading.Event, caplog: pytest.LogCaptureFixture, long: bool
+    jobs: Jobs, disk: FakeDisk, woken: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     def behave(operation: Operation, wait: bool) -> None:
         if operation == read(1):
             raise ZeroDivisionError("oh")
 
     disk.behave = behave
-    faulty = job(*map(read, range(3)), moved_bytes=10**9 if long else 0)
+    faulty = job(*map(read, range(3)))
     with caplog.at_level(logging.ERROR):
         if not jobs.start(faulty):
             finish(jobs, woken)

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +28,8 @@ def make(store: Path) -> Iterator[Callable[..., Watcher]]:
     """Gives a function that makes watchers; they are closed with the test."""
     made: list[Watcher] = []
 
-    def make_one(*prefixes: bytes, wake: Callable[[], None] = lambda: None, path: Path = store) -> Watcher:
-        made.append(Watcher(path, prefixes or (b"",), wake))
+    def make_one(*prefixes: bytes, path: Path = store) -> Watcher:
+        made.append(Watcher(path, prefixes or (b"",)))
         return made[-1]
 
     yield make_one
@@ -80,8 +79,7 @@ def losses_until(watcher: Watcher, reason: str) -> list[str]:
 
 
 def test_a_quiet_directory_says_nothing(watcher: Watcher) -> None:
-    assert watcher.alive
-    assert not watcher.waiting
+    assert watcher.descriptor >= 0
     names, losses = watcher.take()
     assert (list(names), losses) == ([], [])
 
@@ -162,34 +160,6 @@ def test_a_storm_on_few_names_stays_small(watcher: Watcher, store: Path) -> None
     assert list(names) == [b"k", b"last"]
 
 
-def test_a_wake_up_comes_when_there_is_something_after_nothing(make: Callable[..., Watcher], store: Path) -> None:
-    wakes: list[None] = []
-    watcher = make(b"", wake=lambda: wakes.append(None))
-    watcher.hear(b"", b"a")
-    watcher.hear(b"", b"b")
-    watcher.lose("something")
-    assert len(wakes) == 1
-    assert watcher.waiting
-    names, losses = watcher.take()
-    assert (list(names), losses) == ([b"a", b"b"], ["something"])
-    assert not watcher.waiting
-    watcher.lose("something")
-    watcher.lose("something")
-    watcher.hear(b"n/", b"a")
-    assert len(wakes) == 2
-    names, losses = watcher.take()
-    assert (list(names), losses) == ([b"n/a"], ["something"])
-
-
-def test_the_first_event_wakes(make: Callable[..., Watcher], store: Path) -> None:
-    woken = threading.Event()
-    watcher = make(b"", wake=woken.set)
-    watcher.arm()
-    (store / "k").touch()
-    assert woken.wait(10)
-    assert watcher.waiting
-
-
 # -- losses
 
 
@@ -203,7 +173,7 @@ def test_a_removed_directory_is_a_loss(watcher: Watcher, store: Path) -> None:
 def test_a_moved_directory_is_a_loss(watcher: Watcher, store: Path) -> None:
     store.rename(f"{store}.away")
     assert losses_until(watcher, "moved") == ["directory removed, moved or unmounted"]
-    assert watcher.alive
+    assert watcher.descriptor >= 0
 
 
 def test_a_watch_that_the_kernel_drops_is_a_loss(watcher: Watcher, store: Path) -> None:
@@ -223,12 +193,10 @@ def test_a_directory_can_be_watched_anew_after_a_loss(watcher: Watcher, store: P
     assert heard_until(watcher, store) == []
 
 
-def test_watching_anew_keeps_what_was_heard_and_is_itself_no_loss(watcher: Watcher, store: Path) -> None:
-    (store / "k").touch()
-    eventually(lambda: watcher.waiting)
+def test_watching_anew_is_itself_no_loss(watcher: Watcher, store: Path) -> None:
     watcher.arm()
     names, losses = watcher.take()
-    assert (list(names), losses) == ([b"k"], [])
+    assert (list(names), losses) == ([], [])
     (store / "other").touch()
     assert heard_until(watcher, store) == [b"other"]
 
@@ -237,26 +205,24 @@ def test_too_many_events_are_a_loss_and_watching_goes_on(make: Callable[..., Wat
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if most > 50_000:
         pytest.skip(f"the kernel queues {most} events: an overflow would take too long")
-    stalled, go_on = threading.Event(), threading.Event()
-
-    def stall() -> None:
-        stalled.set()
-        go_on.wait(20)
-
-    watcher = make(b"", wake=stall)
+    watcher = make(b"")
     watcher.arm()
-    try:
-        (store / "first").touch()
-        assert stalled.wait(10)
-        for _ in range(most // 2 + 3000):  # the stalled reader holds one buffer of events
-            os.link(store / "first", store / "k")
-            os.unlink(store / "k")
-    finally:
-        go_on.set()
+    (store / "first").touch()
+    for _ in range(most // 2 + 1):
+        os.link(store / "first", store / "k")
+        os.unlink(store / "k")
     assert losses_until(watcher, OVERFLOW) == [OVERFLOW]
-    assert watcher.alive
+    assert watcher.descriptor >= 0
     (store / "after").touch()
     eventually(lambda: b"after" in watcher.take()[0])
+
+
+def test_a_take_reads_some_and_leaves_the_rest_for_the_next_turn(watcher: Watcher, store: Path) -> None:
+    for number in range(2000):
+        (store / f"k{number:05}").touch()
+    first = list(watcher.take()[0])
+    assert 0 < len(first) < 2000
+    assert len(heard_until(watcher, store)) == 2000 - len(first)
 
 
 def test_watches_that_are_closed_fall_silent(make: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +244,6 @@ def test_watches_that_are_closed_fall_silent(make: Callable[..., Watcher], monke
     callback.on_event(event)
     callback.on_watch_deleted(WatchDescriptor(1))
     callback.on_queue_overflow()
-    assert not watcher.waiting
 
 
 # -- refusals
@@ -288,17 +253,15 @@ def test_a_directory_that_is_not_there_cannot_be_watched(make: Callable[..., Wat
     watcher = make(b"", path=store / "gone")
     with pytest.raises(WatchRefused, match="No such file"):
         watcher.arm()
-    assert not watcher.alive
-    assert not watcher.waiting
+    assert watcher.descriptor == -1
 
 
 def test_if_one_directory_is_refused_none_is_watched(make: Callable[..., Watcher], store: Path) -> None:
     watcher = make(b"", b"gone/")
     with pytest.raises(WatchRefused):
         watcher.arm()
-    assert not watcher.alive
+    assert watcher.descriptor == -1
     (store / "k").touch()
-    assert not watcher.waiting
     (store / "gone").mkdir()
     watcher.arm()
     (store / "gone/k").touch()
@@ -323,7 +286,7 @@ def test_a_directory_that_may_not_be_read_cannot_be_watched() -> None:
                 os.setgroups([])
                 os.setgid(65_533)
                 os.setuid(65_533)
-                Watcher(Path(name), [b""], lambda: None).arm()
+                Watcher(Path(name), [b""]).arm()
             except BaseException as error:
                 os.write(writes, repr(error).encode())
             finally:
@@ -355,19 +318,6 @@ def test_advice_is_given_when_the_kernel_has_no_more(
 
 
 # -- the thread
-
-
-def test_closing_ends_the_thread(make: Callable[..., Watcher]) -> None:
-    before = threading.active_count()
-    watcher = make(b"", b"n/")
-    assert not watcher.alive
-    watcher.arm()
-    assert "storekeeperd-watcher" in [thread.name for thread in threading.enumerate()]
-    watcher.close()
-    assert not watcher.alive
-    assert not watcher.waiting
-    assert threading.active_count() == before
-    watcher.close()
 
 
 def test_a_watcher_may_be_armed_and_closed_many_times(make: Callable[..., Watcher], store: Path) -> None:

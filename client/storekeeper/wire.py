@@ -266,5 +266,8 @@ def reply_id(frames: Sequence[Any]) -> bytes:
     return bytes(frames[1]) if len(frames) > 1 else b""
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"))  # made once: json.dumps would make one at every call
+
+
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encoder.encode(value).encode()

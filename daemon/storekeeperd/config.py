@@ -34,8 +34,8 @@ class Limits:
         peer_handles_max: uploads, downloads and listings of a connection; at most one listing.
         handles_max: uploads, downloads and listings of all connections.
         list_names: names in one reply to `list`.
-        inline_bytes_max: payload bytes that the loop itself reads or writes; more goes to the pool.
-        inline_items_max: items that the loop itself handles in one go; more goes to the pool.
+        inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
+        inline_slice_ms: how long the loop works on a batch before others have their turn.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
         pool_threads: threads that wait for the disk.
         stop_timeout_s: how long stopping waits for what is under way.
@@ -52,7 +52,7 @@ class Limits:
     handles_max: int = 4096
     list_names: int = 10_000
     inline_bytes_max: int = 64 * 1024
-    inline_items_max: int = 16
+    inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
     pool_threads: int = 4
     stop_timeout_s: float = 5.0

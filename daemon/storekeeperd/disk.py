@@ -394,7 +394,7 @@ class Disk:
 
 
 def _metadata_of(origin: Origin) -> bytes:
-    return json.dumps({"v": 1, "owner": origin.uid, "created": round(time.time(), 3)}).encode()
+    return b'{"v":1,"owner":%d,"created":%.3f}' % (origin.uid, time.time())
 
 
 def _write_all(descriptor: int, payload: Any, offset: int) -> None:

@@ -7,6 +7,7 @@ out, what it answers is sent. Stop: accept no more, finish what is under way, le
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -24,7 +25,7 @@ from storekeeperd.home import Home
 from storekeeperd.index import Index
 from storekeeperd.jobs import Jobs
 from storekeeperd.listener import Listener
-from storekeeperd.loop import Loop, Timer
+from storekeeperd.loop import READ, Loop, Timer
 from storekeeperd.scanner import Scanner
 from storekeeperd.sdnotify import Manager
 from storekeeperd.service import Service
@@ -75,7 +76,7 @@ class Keeper:
         )
         prefixes = [b"", *(name.encode() + b"/" for name in config.namespaces)]
         self._loop = Loop(self._pump)
-        self._watcher = Watcher(config.store, prefixes, self._loop.wake)
+        self._watcher = Watcher(config.store, prefixes)
         self._scanner = Scanner(self._disk, prefixes, self._loop.wake)
         self._jobs = Jobs(self._disk, limits, self._loop.wake)
         self._index = Index()
@@ -103,6 +104,7 @@ class Keeper:
             self._watch_idleness()
             log.info("serving %s on %s", self.config.store, self.address)
             self._manager.ready(self._summary())
+            _spare_collections()
             self._loop.run()
         finally:
             self._leave()
@@ -128,8 +130,8 @@ class Keeper:
             self._service.finished(job)
         self._pump_jobs()
         self._scanner.close(0.1)
-        self._watcher.close()
         self._loop.close()
+        self._watcher.close()
         self._disk.close()
         self._home.leave()
 
@@ -138,10 +140,10 @@ class Keeper:
     def _pump(self) -> None:
         if self._stop_by is not None:
             self._proceed_to_stop(self._stop_by)
-        elif self._watcher.waiting:
-            self._hear()
         if self._scanner.running:
             self._take_scanned()
+        if self._jobs.unfinished:
+            self._jobs.go_on()
         for job in self._jobs.done():
             self._service.finished(job)
         self._listener.go_on()
@@ -149,8 +151,8 @@ class Keeper:
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
         if looks:
             self._pump_jobs()
-            if looks == _LOOKS_PER_TURN:
-                self._loop.wake()
+        if looks == _LOOKS_PER_TURN or self._jobs.unfinished:
+            self._loop.wake()
         if self._coherence.wants_scan and not self._service.store_away and self._stop_by is None:
             self._start_scan()
 
@@ -164,7 +166,7 @@ class Keeper:
                     service.finished(job)
             self._listener.deliver()
 
-    def _hear(self) -> None:
+    def _hear(self, _: int = 0) -> None:
         names, losses = self._watcher.take()
         self._service.hints(names)
         for reason in losses:
@@ -213,16 +215,19 @@ class Keeper:
                 log.warning("%s is back", self.config.store)
         if away or (not armed and time.monotonic() < self._watch_again_at):
             return
-        if identity is not None and (identity != self._disk.root or not armed or not self._watcher.alive):
+        if identity is not None and (identity != self._disk.root or not armed):
             self._disk.root = identity
             self._arm()
             self._coherence.lost("watching anew")
 
     def _arm(self) -> None:
         """Watches the directories. Without a watch the daemon serves on, and looks at the file for every answer."""
+        if self._watching:
+            self._loop.unwatch(self._watcher.descriptor)
         try:
             self._watcher.arm()
             self._watching = True
+            self._loop.watch(self._watcher.descriptor, READ, self._hear)
         except WatchRefused as refused:
             self._watching = False
             self._watch_again_at = time.monotonic() + _WATCH_AGAIN_S
@@ -319,6 +324,13 @@ class Keeper:
         }
         self._loop.longest_turn_s = 0.0
         return status
+
+
+def _spare_collections() -> None:
+    """Makes the cycle collector rare and short: what is there now lives as long as the daemon, and little is cyclic."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _raise_descriptor_limit() -> int:

@@ -165,11 +165,9 @@ class Job:
     Attributes:
         operations: what to do.
         tickets: one entry per operation, meaningful to the service alone.
-        moved_bytes: payload bytes that the job moves, as far as is known before.
         outcomes: what came of it, in the same order; filled in by whoever carries it out.
     """
 
     operations: list[Operation]
     tickets: list[Any]
-    moved_bytes: int = 0
     outcomes: list[Outcome] = field(default_factory=list)

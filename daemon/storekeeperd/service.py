@@ -249,7 +249,7 @@ class Service:
             operations.append(Get(name, budget))
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
-        self.order(operations, [got] * len(operations), cost)
+        self.order(operations, [got] * len(operations))
 
     def _put(self, peer: Peer, request: wire.Request) -> None:
         arguments = request.arguments
@@ -362,11 +362,11 @@ class Service:
         """Orders a change of a name as soon as it is its turn."""
         self._start_changes([(operation, ticket)])
 
-    def order(self, operations: list[Operation], tickets: list[Any], moved_bytes: int = 0) -> None:
+    def order(self, operations: list[Operation], tickets: list[Any]) -> None:
         """Orders operations as one job."""
         if operations:
             self.jobs_under_way += 1
-            self.jobs.append(Job(operations, tickets, moved_bytes))
+            self.jobs.append(Job(operations, tickets))
 
     def reply(
         self,
@@ -422,14 +422,9 @@ class Service:
         ready = [change for change in changes if self._turns.take(change[0].name, change)]
         for operation, _ in ready:
             self._coherence.begin(operation.name)
-        moved = 0
-        operations: list[Operation] = []
-        tickets: list[Ticket] = []
-        for operation, ticket in ready:
-            operations.append(operation)
-            tickets.append(self._change_ticket(ticket))
-            moved += len(operation.payload) if isinstance(operation, Put) else 0
-        self._order_in_parts(operations, tickets, moved)
+        self._order_in_parts(
+            [operation for operation, _ in ready], [self._change_ticket(ticket) for _, ticket in ready]
+        )
 
     def _change_ticket(self, ticket: Ticket) -> Ticket:
         def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:
@@ -462,12 +457,11 @@ class Service:
         if answer.settle(position, word):
             self._send(answer.peer, answer.close())
 
-    def _order_in_parts(self, operations: list[Operation], tickets: list[Ticket], moved: int = 0) -> None:
+    def _order_in_parts(self, operations: list[Operation], tickets: list[Ticket]) -> None:
         """Orders many operations as several jobs, so that more than one worker has something of them."""
         size = self._questions_per_job
         for start in range(0, len(operations), size):
-            part = operations[start : start + size]
-            self.order(part, tickets[start : start + size], moved * len(part) // len(operations))
+            self.order(operations[start : start + size], tickets[start : start + size])
 
     def _refuse(self, peer: Peer, envelope: bool, request_id: bytes, error: StorekeeperError) -> None:
         self._send(peer, wire.encode_refusal(envelope, request_id, error))

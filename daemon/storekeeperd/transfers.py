@@ -129,7 +129,7 @@ class Transfers:
             self._service.settle(answer, 0, outcome)
             self._advance(upload)
 
-        self._order(Write(upload.descriptor, start, payload), wrote, len(payload))
+        self._order(Write(upload.descriptor, start, payload), wrote)
 
     def commit(self, peer: Peer, request: wire.Request) -> None:
         """Publishes an upload as soon as its last range is written."""
@@ -216,7 +216,7 @@ class Transfers:
             self._service.settle(answer, 0, outcome)
             self._close_if_ended(download)
 
-        self._order(Read(download.descriptor, start, length_bytes), read, length_bytes)
+        self._order(Read(download.descriptor, start, length_bytes), read)
 
     def close(self, peer: Peer, request: wire.Request) -> None:
         """Ends a download or a listing."""
@@ -294,5 +294,5 @@ class Transfers:
         wire.check_key(key)
         return self._service.prefix(request.options) + key
 
-    def _order(self, operation: Operation, ticket: Any = None, moved_bytes: int = 0) -> None:
-        self._service.order([operation], [ticket], moved_bytes)
+    def _order(self, operation: Operation, ticket: Any = None) -> None:
+        self._service.order([operation], [ticket])
