@@ -39,7 +39,7 @@ def consume(address: str, name: str, producer: str) -> None:
 
 def demonstrate(directory: Path, address: str) -> None:
     with Client(address) as store:
-        store._grace_s = 10.0
+        store._session.grace_s = 10.0
         say(f"\nA daemon serves {directory}. One file per object; {store.status()['objects']} of them now.\n")
         say("1. Four processes share it, two putting, two getting and evicting:")
         context = multiprocessing.get_context("spawn")

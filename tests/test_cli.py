@@ -265,7 +265,7 @@ def test_settings_come_from_the_file_and_options_outrank_it(tmp_path: Path) -> N
     command = [sys.executable, "-m", "storekeeperd", "serve", "--config", str(tmp_path / "c.toml")]
     process = subprocess.Popen([*command, str(tmp_path / "two")], stderr=subprocess.DEVNULL)
     with Client(f"ipc://{tmp_path}/s") as client:
-        client._grace_s = 10
+        client._session.grace_s = 10
         status = client.status()
         assert status["store"] == f"{tmp_path}/two"
         assert status["namespaces"] == ["default", "team"]

@@ -171,7 +171,7 @@ def test_a_client_without_a_daemon_fails_within_a_second_or_so(tmp_path: Path) -
 
 def test_a_client_waits_for_a_daemon_that_is_starting(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     with Client(f"ipc://{tmp_path}/store.socket") as client:
-        client._grace_s = 20
+        client._session.grace_s = 20
         timer = threading.Timer(0.1, start_daemon)
         timer.start()
         assert client.get("k") is None
@@ -293,3 +293,51 @@ def test_a_program_started_by_a_user_of_the_client_inherits_no_descriptor(daemon
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert told.stdout == "[]\n", told.stdout + told.stderr
+
+
+def test_batches_fit_a_daemon_with_other_limits(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[limits]\nmessage_bytes_max = 1048576\nbatch_items_max = 8\n")
+    daemon = start_daemon("--config", str(tmp_path / "c.toml"))
+    with daemon.client() as client:
+        assert client.exists_batch([f"k{n}" for n in range(20)]) == [False] * 20
+    with daemon.client() as client:
+        objects = [os.urandom(700_000), os.urandom(700_000), os.urandom(3_000_000), b"small"]
+        keys = client.put_batch(objects)
+        assert client.get_batch(keys) == objects
+    with daemon.client() as client:
+        many = client.put_batch([b"%d" % n for n in range(30)])
+        assert client.evict_batch(many) == [True] * 30
+
+
+def test_a_ranged_call_rides_over_a_restart_after_its_time_for_small_ones(daemon: Daemon) -> None:
+    data = os.urandom(160 << 20)
+    with daemon.client(timeout=30) as client:
+        client.put(data, key="large")
+    with daemon.client(timeout=0.4) as client:
+        client.exists("large")
+
+        def restart() -> None:
+            daemon.kill()
+            time.sleep(0.7)
+            daemon.start()
+
+        timer = threading.Timer(0.1, restart)
+        timer.start()
+        assert client.get("large") == data
+        timer.join()
+
+
+def test_a_burst_of_threads_leaves_few_connections(daemon: Daemon, client: Client) -> None:
+    key = client.put(b"bytes")
+    threads = [threading.Thread(target=client.get, args=(key,)) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    eventually(lambda: client.status()["connections"] <= 17)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_is_a_positive_number(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout="):
+        Client("ipc:///x", timeout=timeout)

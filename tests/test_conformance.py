@@ -13,6 +13,7 @@ from simulation import FakeDisk
 from storekeeper import Client, wire
 from storekeeper.connector import StorekeeperConnector, StorekeeperKey
 from storekeeper.exchange import Exchange
+from storekeeper.session import Session
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
@@ -58,15 +59,22 @@ class Shared(bytes):
         return memoryview(self)
 
 
+class ShortSession(Session):
+    """Calls over one such carrier."""
+
+    def __init__(self) -> None:
+        super().__init__("ipc:///nowhere", 30)
+        self.carrier = ShortCarrier()
+
+    def call(self, talk: Callable[[Exchange], Any]) -> Any:
+        return talk(Exchange(self.carrier, 0.0))  # type: ignore[arg-type]
+
+
 class ServiceClient(Client):
     """A `Client` whose carrier is the service itself."""
 
     def __init__(self) -> None:
-        super().__init__("ipc:///nowhere")
-        self.carrier = ShortCarrier()
-
-    def _exchange(self, talk: Callable[[Exchange], Any]) -> Any:
-        return talk(Exchange(self.carrier, 0.0))  # type: ignore[arg-type]
+        super().__init__(session=ShortSession())
 
 
 class ConnectorStore:

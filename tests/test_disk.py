@@ -1,4 +1,4 @@
-"""disk.py: every operation on a real directory, and what happens when the file system refuses."""
+"""disk.py and publisher.py: every operation on a real directory, and what happens when the file system refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pytest
 
 from storekeeper import wire
 from storekeeperd import disk as disk_module
-from storekeeperd.disk import ATTRIBUTE, Disk, WouldWait
+from storekeeperd import publisher as publisher_module
+from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -37,6 +38,7 @@ from storekeeperd.operations import (
     Stat,
     Write,
 )
+from storekeeperd.publisher import ATTRIBUTE
 
 US = Origin(4321)
 MIB = 1024 * 1024
@@ -103,10 +105,12 @@ def fault(number: int, name: str = "injected") -> Callable[..., Any]:
 
 @pytest.fixture
 def break_os(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Gives a function that replaces functions of `os`, for disk.py alone."""
+    """Gives a function that replaces functions of `os`, for disk.py and publisher.py alone."""
 
     def replace(**functions: Callable[..., Any]) -> None:
-        monkeypatch.setattr(disk_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
+        broken = types.SimpleNamespace(**{**vars(os), **functions})
+        monkeypatch.setattr(disk_module, "os", broken)
+        monkeypatch.setattr(publisher_module, "os", broken)
 
     yield replace
 

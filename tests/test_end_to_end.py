@@ -319,7 +319,7 @@ def test_both_durabilities_are_reached_and_told(client: Client) -> None:
     for durability in ("os", "disk"):
         key = client.put(b"bytes", durability=durability)
         assert client.get(key) == b"bytes"
-        reply = client._ask(b"put", [key.encode(), b"bytes"], {"durability": durability})
+        reply = client._traffic.ask(b"put", [key.encode(), b"bytes"], {"durability": durability})
         assert reply.words == ["same"]
         assert reply.details["durability"] == durability
 

@@ -20,7 +20,7 @@ import pytest
 import zmq
 
 from conftest import Daemon, eventually
-from storekeeper import wire, zmtp
+from storekeeper import Client, wire, zmtp
 from storekeeper.errors import StoreUnavailable
 
 
@@ -589,3 +589,147 @@ def test_status_tells_what_an_operator_wants_to_know(raw: Raw, daemon: Daemon) -
     assert told["address"] == daemon.address
     assert told["store"] == str(daemon.store)
     assert told["lacks"] == []
+
+
+# -- what an attack found, and must not come back
+
+
+def test_a_list_before_the_first_scan_is_complete_waits_for_it(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    for number in range(20_000):
+        os.close(os.open(tmp_path / "store" / f"k{number}", os.O_CREAT | os.O_WRONLY))
+    with start_daemon().client() as client:
+        assert len(client.list()) == 20_000
+
+
+def test_without_a_watch_every_answer_is_looked_up_and_right(tmp_path: Path) -> None:
+    script = (
+        "import storekeeperd.watcher as w\n"
+        "def refuse(): raise OSError(24, 'inotify instance limit reached')\n"
+        "w.InotifyFD = refuse\n"
+        "from storekeeperd.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", script, "serve", str(tmp_path / "store"), "--address", f"ipc://{tmp_path}/s"]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, stderr=log)
+    try:
+        with Client(f"ipc://{tmp_path}/s", timeout=20) as client:
+            client._session.grace_s = 20
+            keys = client.put_batch([b"x"] * 3, keys=["a", "b", "c"])
+            assert client.list() == keys
+            (tmp_path / "store" / "a").unlink()
+            assert client.exists_batch(keys) == [False, True, True]
+            assert client.list() == ["b", "c"]
+            status = client.status()
+            assert (status["lacks"], status["coherent"]) == (["watch"], False)
+    finally:
+        process.kill()
+        process.wait()
+    assert "fs.inotify.max_user_instances" in (tmp_path / "log").read_text()
+
+
+def test_a_name_of_another_namespace_is_no_key(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon("--namespace", "team")
+    with daemon.client(namespace="team") as team:
+        team.put(b"x", key="secret")
+    raw = Raw(daemon.address)
+    assert raw.ask(b"SK01", b"exists", b"1", b"", b"team/secret")[4] == b"bad_key"
+    raw.close()
+
+
+def test_objects_not_known_yet_are_charged_before_they_are_read(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "large").write_bytes(bytes(4 << 20))
+    daemon = start_daemon()
+    greedy = Raw(daemon.address)
+    request = b"".join(zmtp.encode_message([b"SK01", b"get", b"1", b"", b"large"]))
+    greedy.socket.sendall(request * 255)
+    with daemon.client() as client:
+        for _ in range(20):
+            assert client.exists("large")
+        assert resident_bytes(daemon.pid) < 150_000_000
+        assert client.get("large") == bytes(4 << 20)
+    greedy.close()
+
+
+def test_a_hole_in_an_upload_is_incomplete(raw: Raw) -> None:
+    handle = json.loads(raw.ask(b"SK01", b"upload", b"1", b"", b"k")[3])["handle"].encode()
+    for start in (b"0", b"0", b"20"):
+        assert raw.ask(b"SK01", b"write", b"2", b"", handle, start, b"x" * 10)[4] == b"ok"
+    assert raw.ask(b"SK01", b"commit", b"3", b"", handle, b"30")[4] == b"incomplete"
+    assert raw.ask(b"SK01", b"exists", b"4", b"", b"k")[4] == b"no"
+
+
+def test_a_flood_of_lists_keeps_nobody_waiting_long(daemon: Daemon, connect: Callable[..., Raw]) -> None:
+    with daemon.client() as client:
+        client.put_batch([b""] * 3000)
+        flood = connect()
+        flood.socket.sendall(b"".join(zmtp.encode_message([b"SK01", b"list", b"1", b'{"prefix":"z"}'])) * 300)
+        started = time.monotonic()
+        assert client.exists("k") is False
+        assert time.monotonic() - started < 5
+        told = client.status()
+    assert told["longest_turn_ms"] < 1000
+
+
+def test_a_removed_namespace_folder_is_made_again(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon("--namespace", "team")
+    with daemon.client(namespace="team") as team, daemon.client() as client:
+        team.put(b"x", key="k")
+        shutil.rmtree(daemon.store / "team")
+        eventually((daemon.store / "team").is_dir)
+        eventually(lambda: client.status()["coherent"])
+        assert team.list() == []
+        team.put(b"y", key="l")
+        (daemon.store / "team" / "l").unlink()
+        eventually(lambda: not team.exists("l"))
+
+
+def test_a_copy_of_the_store_in_its_place_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    with daemon.client(timeout=5) as client:
+        client.put(b"x", key="k")
+        shutil.copytree(daemon.store, tmp_path / "copy", ignore=lambda *_: ["socket"])
+        daemon.store.rename(tmp_path / "original")
+        (tmp_path / "copy").rename(daemon.store)
+        eventually(lambda: client.status()["store_away"])
+        with pytest.raises(StoreUnavailable):
+            client.evict("k")
+        assert (daemon.store / "k").exists()
+
+
+def test_a_standard_error_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/s"
+    command = [sys.executable, "-m", "storekeeperd", "serve", str(tmp_path / "store"), "--address", address]
+    process = subprocess.Popen([*command, "--log-level", "debug"], stderr=subprocess.PIPE)
+    try:
+        eventually(lambda: Path(tmp_path / "s").exists())
+        for _ in range(2000):
+            with socket.socket(socket.AF_UNIX) as garbage:
+                garbage.connect(str(tmp_path / "s"))
+                garbage.sendall(b"garbage")
+        with Client(address, timeout=20) as client:
+            assert client.exists("k") is False
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def test_a_slow_reader_does_not_hold_up_a_stop_beyond_its_time(daemon: Daemon) -> None:
+    raw = Raw(daemon.address)
+    raw.ask(b"SK01", b"put", b"1", b"", b"large", bytes(4_000_000))
+    for _ in range(4):
+        raw.send(b"SK01", b"get", b"2", b"", b"large")
+    with daemon.client() as client:
+        eventually(lambda: client.status()["requests"] >= 5)
+    started = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - started < 5
+    raw.close()

@@ -304,7 +304,7 @@ def test_a_daemon_started_here_leaves_when_nobody_needs_it(tmp_path: Path) -> No
     command = [sys.executable, "-m", "storekeeperd", "serve", str(tmp_path / "store"), "--address", address]
     process = subprocess.Popen([*command, "--idle-exit", "0.3", "--log-level", "error"])
     with Client(address) as client:
-        client._grace_s = 10
+        client._session.grace_s = 10
         client.put(b"bytes", key="k")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)  # a client is there: it stays

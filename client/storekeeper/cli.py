@@ -117,7 +117,7 @@ def put(client: Client, files: Sequence[str], key: str | None, replace: bool, du
     for file in files:
         name = key if key is not None else None if file == "-" else os.path.basename(file)
         with _contents(file) as data, _bar(file, len(data)) as progress:
-            name, outcome = client._put_one(data, name, replace, durability, progress)
+            name, outcome = client._traffic.put_one(data, name, replace, durability, progress)
             size = len(data)
         if as_json:
             _print_json({"key": name, "size": size, "outcome": outcome, "durability": durability})
@@ -306,7 +306,7 @@ def _fetch_file(client: Client, key: str, path: Path) -> bool:
 def _download(client: Client, key: str, begin: ranges.Begin) -> int | None:
     info = client.stat(key) if sys.stderr.isatty() else None
     with _bar(key, info.size if info else 0) as progress:
-        return client._fetch(key, begin, progress)
+        return client._traffic.fetch(key, begin, progress)
 
 
 def _write_at(descriptor: int, part: memoryview, start: int) -> None:

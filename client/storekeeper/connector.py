@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from storekeeper.address import default_address, normal_address
 from storekeeper.client import TIMEOUT_S, Client
-from storekeeper.directory import DirectoryClient
+from storekeeper.directory import directory_client
 
 __all__ = ["FileConnector", "FileKey", "StorekeeperConnector", "StorekeeperKey"]
 
@@ -209,4 +209,4 @@ class FileConnector(_Connector):
         return {"store_dir": self.store_dir, "clear": self.clear, "buffering": self.buffering}
 
     def _make_client(self) -> Client:
-        return DirectoryClient(self.store_dir)
+        return directory_client(self.store_dir)

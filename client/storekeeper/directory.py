@@ -23,9 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storekeeper.address import make_user_folder, user_folder
-from storekeeper.carriers import Carriers, somebody_listens
+from storekeeper.carriers import somebody_listens
 from storekeeper.client import TIMEOUT_S, Client
 from storekeeper.errors import DaemonUnreachable, StorekeeperError, TimedOut
+from storekeeper.session import Session
 
 FOLDER = ".storekeeper"
 IDLE_EXIT_S = 30
@@ -36,37 +37,43 @@ EX_TEMPFAIL = "75"
 _POLL_S = 0.01
 
 
-class DirectoryClient(Client):
-    """A `Client` of the daemon that owns a directory.
+class DirectorySession(Session):
+    """A line to the daemon that owns a directory.
 
     Args:
         directory: the store. It is made if it is missing.
-        timeout: seconds a call may take, starting a daemon included.
+        timeout_s: how long a call may take, starting a daemon included.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, timeout: float = TIMEOUT_S) -> None:
+    def __init__(self, directory: str | os.PathLike[str], timeout_s: float) -> None:
         self._directory = Path(os.path.abspath(directory))
         self._found = False
-        super().__init__(own_address(self._directory), timeout=timeout)
+        super().__init__(own_address(self._directory), timeout_s)
 
-    def _expect_daemon(self, deadline: float) -> None:
+    def expect_daemon(self, deadline: float) -> None:
+        """Finds the daemon, or starts one, before the first call."""
         if not self._found:
             self._find(deadline)
 
-    def _await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+    def await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+        """Finds the next daemon, or starts one."""
         if time.monotonic() >= deadline:
             raise error
         self._find(deadline)
 
     def _find(self, deadline: float) -> None:
-        address = find_daemon(self._directory, deadline) or start_daemon(self._directory, deadline)
-        if address != self.address:
-            self._carriers.close()
-            self.address = address
-            self._carriers = Carriers(address)
-            self._finalizer.detach()
-            self._finalizer = self._finalize()
+        self.move(find_daemon(self._directory, deadline) or start_daemon(self._directory, deadline))
         self._found = True
+
+
+def directory_client(directory: str | os.PathLike[str], *, timeout: float = TIMEOUT_S) -> Client:
+    """Returns a `Client` of the daemon that owns a directory; it is found, or started, at the first call.
+
+    Args:
+        directory: the store. It is made if it is missing.
+        timeout: seconds a call may take, starting a daemon included.
+    """
+    return Client(session=DirectorySession(directory, timeout))
 
 
 def own_address(directory: Path) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
-import logging.handlers
 import os
 import queue
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -88,29 +88,35 @@ def serve(
         logging.shutdown()
 
 
-class _Log(logging.handlers.QueueHandler):
+class _Log(logging.Handler):
     """Hands lines to a thread that writes them: a standard error that nobody reads must not stop the daemon.
 
-    Lines that find no room any more are dropped.
+    Lines that find no room any more are dropped. The thread holds none of logging's locks while it writes.
     """
 
     def __init__(self) -> None:
-        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(1000)
-        super().__init__(self._lines)
-        lines = logging.StreamHandler(sys.stderr)
-        lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._writing = logging.handlers.QueueListener(self._lines, lines)
-        self._writing.start()
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._lines: queue.Queue[bytes] = queue.Queue(1000)
+        threading.Thread(target=self._write, name="storekeeperd-log", daemon=True).start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(queue.Full):
-            self._lines.put_nowait(record)
+            self._lines.put_nowait(f"{self.format(record)}\n".encode("utf-8", "replace"))
 
     def close(self) -> None:
         deadline = time.monotonic() + 1.0
-        while self._lines.qsize() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.005)
         super().close()
+
+    def _write(self) -> None:
+        stderr = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115 - lives as long as the process
+        while True:
+            line = self._lines.get()
+            with contextlib.suppress(OSError):
+                stderr.write(line)
+            self._lines.task_done()
 
 
 def _log_to_stderr(level: str) -> None:

@@ -180,7 +180,7 @@ class Keeper:
         self._service.stop()
         self._listener.stop_accepting()
         self._endpoint.close()
-        quiet = not self._service.jobs_under_way and not self._listener.owed
+        quiet = not self._service.orders.under_way and not self._listener.owed
         if quiet or time.monotonic() >= stop_by:
             self._loop.stop()
         else:

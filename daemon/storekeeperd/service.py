@@ -32,9 +32,7 @@ from storekeeperd.index import Index
 from storekeeperd.listings import Listings
 from storekeeperd.operations import (
     ABSENT,
-    UNSEEN,
     Budget,
-    Commit,
     Evict,
     Get,
     Job,
@@ -45,17 +43,14 @@ from storekeeperd.operations import (
     Put,
     Stat,
 )
+from storekeeperd.orders import Orders, Ticket
 from storekeeperd.transfers import Transfers
-from storekeeperd.turns import Turns
 
 log = logging.getLogger(__name__)
 
 YES, NO = b"yes", b"no"
 HIT_BEFORE, HIT_AFTER = [wire.VERSION], [wire.OK, b"", YES]
 """What stands before and after the request id in the answer to a hit."""
-
-Ticket = Callable[[Any, Outcome], None] | None
-"""What to do with the outcome of an operation."""
 
 
 class Service:
@@ -69,9 +64,8 @@ class Service:
         questions_per_job: names looked at in one job.
 
     Attributes:
-        jobs: work to be carried out, oldest first; the driver takes it from here.
         replies: (peer, frames) to be sent; the driver takes them from here.
-        jobs_under_way: jobs handed out or waiting in `jobs`.
+        orders: how operations become jobs; jobs: those that wait, the driver takes them from here.
         store_away: the store's directory is not there; all verbs but `status` are refused.
     """
 
@@ -86,16 +80,14 @@ class Service:
         questions_per_job: int = 64,
     ) -> None:
         self.limits = limits
-        self.jobs: deque[Job] = deque()
+        self.orders = Orders(index, coherence, questions_per_job)
+        self.jobs = self.orders.jobs
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
-        self.jobs_under_way = 0
         self.store_away = False
         self._index = index
         self._coherence = coherence
         self._prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
-        self._turns = Turns()
         self._status = status
-        self._questions_per_job = questions_per_job
         self._stopping = False
         transfers = self.transfers = Transfers(self)
         self._listings = Listings(self, coherence)
@@ -169,17 +161,11 @@ class Service:
 
     def finished(self, job: Job) -> None:
         """Takes back a job with its outcomes."""
-        self.jobs_under_way -= 1
-        for operation, ticket, outcome in zip(job.operations, job.tickets, job.outcomes, strict=True):
-            if ticket is not None:
-                ticket(operation, outcome)
+        self.orders.finished(job)
 
     def ask_disk(self, names_max: int) -> int:
         """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
-        asked = 0
-        while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
-            self.order([Look(name) for name in names], [self._look_ticket(name) for name in names])
-            asked += len(names)
+        asked = self.orders.ask(names_max)
         self._listings.proceed()
         return asked
 
@@ -222,8 +208,8 @@ class Service:
                 self._settle_word(answer, position, YES)
             else:
                 operations.append(Look(name))
-                tickets.append(self._look_ticket(name, answer, position))
-        self._order_in_parts(operations, tickets)
+                tickets.append(self.orders.look_ticket(name, self._exists_ticket(answer, position)))
+        self.orders.order_in_parts(operations, tickets)
 
     def _get(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
@@ -240,7 +226,7 @@ class Service:
         budget = Budget(cost, message_bytes_max)
 
         def got(operation: Get, outcome: Outcome) -> None:
-            self.observe(operation.name, outcome.seen)
+            self.orders.observe(operation.name, outcome.seen)
             self.settle(answer, positions.popleft(), outcome)
 
         operations: list[Operation] = []
@@ -249,7 +235,7 @@ class Service:
             operations.append(Get(name, budget))
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
-        self.order(operations, [got] * len(operations))
+        self.orders.order(operations, [got] * len(operations))
 
     def _put(self, peer: Peer, request: wire.Request) -> None:
         arguments = request.arguments
@@ -292,12 +278,12 @@ class Service:
         for position, name in self._names(answer, prefix, keys):
 
             def told(operation: Stat, outcome: Outcome, position: int = position) -> None:
-                self.observe(operation.name, outcome.seen)
+                self.orders.observe(operation.name, outcome.seen)
                 self.settle(answer, position, outcome)
 
             operations.append(Stat(name))
             tickets.append(told)
-        self._order_in_parts(operations, tickets)
+        self.orders.order_in_parts(operations, tickets)
 
     def _tell_status(self, peer: Peer, request: wire.Request) -> None:
         if request.arguments:
@@ -314,7 +300,7 @@ class Service:
             "losses": dict(coherence.losses),
             "questions": coherence.questions,
             "namespaces": list(self._prefixes),
-            "jobs": self.jobs_under_way,
+            "jobs": self.orders.under_way,
             "limits": {
                 "message_bytes_max": self.limits.message_bytes_max,
                 "batch_items_max": self.limits.batch_items_max,
@@ -344,11 +330,6 @@ class Service:
             return self._index.names()
         return [name for name in self._index.names() if b"/" not in name]
 
-    def observe(self, name: bytes, seen: int) -> None:
-        """Takes what a read found in passing: a question, if the index says otherwise."""
-        if seen != UNSEEN and self._index.size(name) != (None if seen == ABSENT else seen):
-            self._coherence.ask(name)
-
     def settle(self, answer: Answer, position: int, outcome: Outcome) -> None:
         """Takes the outcome of one item; sends the answer if it was the last."""
         if outcome.error is not None:
@@ -357,16 +338,6 @@ class Service:
             last = answer.settle(position, outcome.word, outcome.payload)
         if last:
             self._send(answer.peer, answer.close())
-
-    def mutate(self, operation: Put | Evict | Commit, ticket: Ticket) -> None:
-        """Orders a change of a name as soon as it is its turn."""
-        self._start_changes([(operation, ticket)])
-
-    def order(self, operations: list[Operation], tickets: list[Any]) -> None:
-        """Orders operations as one job."""
-        if operations:
-            self.jobs_under_way += 1
-            self.jobs.append(Job(operations, tickets))
 
     def reply(
         self,
@@ -415,37 +386,10 @@ class Service:
         def settled(position: int) -> Ticket:
             return lambda _, outcome: self.settle(answer, position, outcome)
 
-        self._start_changes([(operation, settled(position)) for position, operation in items])
+        self.orders.change([(operation, settled(position)) for position, operation in items])
 
-    def _start_changes(self, changes: list[tuple[Any, Ticket]]) -> None:
-        """Orders those changes whose names are free; the others follow when it is their turn."""
-        ready = [change for change in changes if self._turns.take(change[0].name, change)]
-        for operation, _ in ready:
-            self._coherence.begin(operation.name)
-        self._order_in_parts(
-            [operation for operation, _ in ready], [self._change_ticket(ticket) for _, ticket in ready]
-        )
-
-    def _change_ticket(self, ticket: Ticket) -> Ticket:
-        def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:
-            self._coherence.finish(operation.name, outcome.seen)
-            following = self._turns.release(operation.name)
-            if following is not None:
-                next_operation, next_ticket = following
-                self._coherence.begin(next_operation.name)
-                self.order([next_operation], [self._change_ticket(next_ticket)])
-            if ticket is not None:
-                ticket(operation, outcome)
-
-        return changed
-
-    def _look_ticket(self, name: bytes, answer: Answer | None = None, position: int = 0) -> Ticket:
-        number = self._coherence.start_look(name)
-
+    def _exists_ticket(self, answer: Answer, position: int) -> Ticket:
         def looked(_: Look, outcome: Outcome) -> None:
-            self._coherence.looked(name, number, outcome.seen)
-            if answer is None:
-                return
             if outcome.error is not None:
                 self.settle(answer, position, outcome)
             else:
@@ -456,12 +400,6 @@ class Service:
     def _settle_word(self, answer: Answer, position: int, word: bytes) -> None:
         if answer.settle(position, word):
             self._send(answer.peer, answer.close())
-
-    def _order_in_parts(self, operations: list[Operation], tickets: list[Ticket]) -> None:
-        """Orders many operations as several jobs, so that more than one worker has something of them."""
-        size = self._questions_per_job
-        for start in range(0, len(operations), size):
-            self.order(operations[start : start + size], tickets[start : start + size])
 
     def _refuse(self, peer: Peer, envelope: bool, request_id: bytes, error: StorekeeperError) -> None:
         self._send(peer, wire.encode_refusal(envelope, request_id, error))

@@ -175,7 +175,7 @@ class Transfers:
         def committed(_: Operation, outcome: Outcome) -> None:
             self._service.settle(answer, 0, outcome)
 
-        self._service.mutate(operation, committed)
+        self._service.orders.change([(operation, committed)])
 
     # -- downloads
 
@@ -194,7 +194,7 @@ class Transfers:
                 download = Download(outcome.number, outcome.seen)
                 answer.details["handle"] = self.hand_out(peer, download).decode()
                 answer.details["size"] = download.size_bytes
-            self._service.observe(name, outcome.seen)
+            self._service.orders.observe(name, outcome.seen)
             self._service.settle(answer, 0, outcome)
 
         self._order(Open(name), opened)
@@ -295,4 +295,4 @@ class Transfers:
         return self._service.prefix(request.options) + key
 
     def _order(self, operation: Operation, ticket: Any = None) -> None:
-        self._service.order([operation], [ticket])
+        self._service.orders.order([operation], [ticket])

@@ -1,0 +1,125 @@
+"""A client's line to its daemon: which carrier a call takes, how long it may take, and when it is made again.
+
+Owns deadlines, retries and the idle carriers. A call is a function of an `Exchange`; if the daemon goes away in the
+middle, it is made again from its start on a new carrier - all calls of this package can be.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from storekeeper.carriers import Carrier, Carriers, somebody_listens, unreachable
+from storekeeper.errors import (
+    ClientClosed,
+    DaemonStopping,
+    DaemonUnreachable,
+    ProtocolError,
+    StorekeeperError,
+    TimedOut,
+)
+from storekeeper.exchange import Exchange
+
+T = TypeVar("T")
+
+TIMEOUT_S_MAX = 1_000_000
+_FIRST_GRACE_S = 1.0
+_RETRY_PAUSE_S = 0.02
+
+
+class Session:
+    """Calls to one daemon, from any thread and any fork.
+
+    Args:
+        address: where it is.
+        timeout_s: how long a call may take; more for objects that travel in ranges (see Exchange.allow).
+
+    Attributes:
+        address: the same; `expect_daemon` and `await_daemon` of a subclass may change it.
+        grace_s: how long a daemon that is not there is waited for: a second before it was ever reached, until the
+            deadline once it was, not at all after a call found it dead.
+    """
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        if not 0 < timeout_s < TIMEOUT_S_MAX:
+            raise ValueError(f"timeout= must lie between 0 and {TIMEOUT_S_MAX} seconds")
+        self.address = address
+        self.timeout_s = timeout_s
+        self.grace_s = min(_FIRST_GRACE_S, timeout_s)
+        self._closed = False
+        self._take_carriers(address)
+
+    def call(self, talk: Callable[[Exchange], T]) -> T:
+        """Talks to the daemon, again from the start if it went away meanwhile, until the deadline.
+
+        Raises:
+            StorekeeperError: the daemon's refusal, or why there is no answer.
+        """
+        started = time.monotonic()
+        deadline = started + self.timeout_s
+        ranged = False
+        self.expect_daemon(deadline)
+        while True:
+            if self._closed:
+                raise ClientClosed("this client was closed; make a new one")
+            carriers = self._carriers
+            carrier = carriers.take()
+            exchange = Exchange(carrier, deadline, ranged=ranged)
+            try:
+                result = talk(exchange)
+            except (DaemonUnreachable, DaemonStopping) as error:
+                carrier.close()
+                deadline, ranged = exchange.deadline, exchange.ranged
+                if exchange.answered:
+                    self.grace_s = math.inf
+                self.await_daemon(error, started, deadline)
+            except (TimedOut, ProtocolError):
+                carrier.close()
+                raise
+            except StorekeeperError:
+                self._keep(carriers, carrier)  # a refusal is an answer: nothing is outstanding
+                raise
+            except BaseException:
+                carrier.close()
+                raise
+            else:
+                self.grace_s = math.inf
+                self._keep(carriers, carrier)
+                return result
+
+    def close(self) -> None:
+        """Closes the idle carriers; those at work are closed when their call ends. Later calls are refused."""
+        self._closed = True
+        self._carriers.close()
+
+    def expect_daemon(self, deadline: float) -> None:
+        """Raises at once if the last call found the daemon dead and it still is: many calls then fail fast."""
+        if not self.grace_s and not somebody_listens(self.address):
+            raise unreachable(self.address)
+
+    def await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+        """Waits a moment for the next daemon; raises the error if it is time to give up."""
+        if time.monotonic() + _RETRY_PAUSE_S >= min(deadline, started + self.grace_s):
+            self.grace_s = 0.0
+            raise error
+        time.sleep(_RETRY_PAUSE_S)
+
+    def move(self, address: str) -> None:
+        """Goes on with another address."""
+        if address != self.address:
+            self._finalizer()
+            self.address = address
+            self._take_carriers(address)
+
+    def _take_carriers(self, address: str) -> None:
+        self._carriers = Carriers(address)
+        # Also when nobody closes the client: at its collection, or when the interpreter ends.
+        self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, self._carriers.close)
+
+    def _keep(self, carriers: Carriers, carrier: Carrier) -> None:
+        carriers.give_back(carrier)
+        if self._closed or carriers is not self._carriers:
+            carriers.close()

@@ -1,0 +1,104 @@
+"""How operations become jobs, and outcomes come back to those who wait for them.
+
+Pure. Owns the jobs that wait to be carried out, and the two rules they obey: one change of a name at a time, and every
+look is registered before it is made (see turns.py and coherence.py). What an outcome means to a verb is a ticket: a
+function that takes the operation and its outcome.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from storekeeperd.coherence import Coherence
+from storekeeperd.index import Index
+from storekeeperd.operations import ABSENT, UNSEEN, Commit, Evict, Job, Look, Operation, Outcome, Put
+from storekeeperd.turns import Turns
+
+Ticket = Callable[[Any, Outcome], None] | None
+"""What to do with the outcome of an operation."""
+
+
+class Orders:
+    """Jobs on their way out and back.
+
+    Args:
+        index, coherence: what exists, and what asks and learns about it.
+        questions_per_job: operations of one kind that are put into one job.
+
+    Attributes:
+        jobs: work to be carried out, oldest first; the driver takes it from here.
+        under_way: jobs handed out or waiting in `jobs`.
+    """
+
+    def __init__(self, index: Index, coherence: Coherence, questions_per_job: int) -> None:
+        self.jobs: deque[Job] = deque()
+        self.under_way = 0
+        self._index = index
+        self._coherence = coherence
+        self._turns = Turns()
+        self._questions_per_job = questions_per_job
+
+    def order(self, operations: list[Operation], tickets: list[Any]) -> None:
+        """Orders operations as one job."""
+        if operations:
+            self.under_way += 1
+            self.jobs.append(Job(operations, tickets))
+
+    def order_in_parts(self, operations: list[Operation], tickets: list[Ticket]) -> None:
+        """Orders many operations as several jobs, so that more than one worker has something of them."""
+        size = self._questions_per_job
+        for start in range(0, len(operations), size):
+            self.order(operations[start : start + size], tickets[start : start + size])
+
+    def change(self, changes: Iterable[tuple[Put | Evict | Commit, Ticket]]) -> None:
+        """Orders changes whose names are free; the others follow when it is their turn."""
+        ready = [change for change in changes if self._turns.take(change[0].name, change)]
+        for operation, _ in ready:
+            self._coherence.begin(operation.name)
+        self.order_in_parts([operation for operation, _ in ready], [self._change_ticket(ticket) for _, ticket in ready])
+
+    def look_ticket(self, name: bytes, then: Ticket = None) -> Ticket:
+        """Registers a look that is about to be ordered; returns its ticket, which takes it in and then calls `then`."""
+        number = self._coherence.start_look(name)
+
+        def looked(operation: Look, outcome: Outcome) -> None:
+            self._coherence.looked(name, number, outcome.seen)
+            if then is not None:
+                then(operation, outcome)
+
+        return looked
+
+    def ask(self, names_max: int) -> int:
+        """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
+        asked = 0
+        while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
+            self.order([Look(name) for name in names], [self.look_ticket(name) for name in names])
+            asked += len(names)
+        return asked
+
+    def finished(self, job: Job) -> None:
+        """Takes back a job with its outcomes."""
+        self.under_way -= 1
+        for operation, ticket, outcome in zip(job.operations, job.tickets, job.outcomes, strict=True):
+            if ticket is not None:
+                ticket(operation, outcome)
+
+    def observe(self, name: bytes, seen: int) -> None:
+        """Takes what a read found in passing: a question, if the index says otherwise."""
+        if seen != UNSEEN and self._index.size(name) != (None if seen == ABSENT else seen):
+            self._coherence.ask(name)
+
+    def _change_ticket(self, ticket: Ticket) -> Ticket:
+        def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:
+            self._coherence.finish(operation.name, outcome.seen)
+            following = self._turns.release(operation.name)
+            if following is not None:
+                next_operation, next_ticket = following
+                self._coherence.begin(next_operation.name)
+                self.order([next_operation], [self._change_ticket(next_ticket)])
+            if ticket is not None:
+                ticket(operation, outcome)
+
+        return changed
