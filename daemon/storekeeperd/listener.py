@@ -107,28 +107,32 @@ class Connection:
 
     def _take_some(self) -> bool:
         """Takes a few messages; False if no more are there, or the peer's bounds are reached."""
-        engine, peer, limits, out = self._engine, self.peer, self._limits, self._out
-        is_hit, listener = self._listener.is_hit, self._listener
+        if self._is_paused():
+            return False
+        engine, peer, out, listener = self._engine, self.peer, self._out, self._listener
+        next_message, outgoing, is_hit = engine.next_message, engine.outgoing, listener.is_hit
+        hits = hit_bytes = 0
+        more = False
         for _ in range(_MESSAGES_PER_LOOK):
-            if (
-                self._out_bytes + peer.owed_bytes > limits.peer_bytes_max
-                or peer.owed_requests >= limits.peer_requests_max
-                or len(out) >= _OUT_BUFFERS_MAX
-            ):
-                return False
-            message = engine.next_message()
-            if engine.outgoing:
+            message = next_message()
+            if outgoing:
                 self._send_protocol()
             if message is None:
-                return False
+                break
             if is_hit(message):
                 data = _encode_hit(message[2])  # type: ignore[arg-type]
                 out.append(data)
-                self._out_bytes += len(data)
-                listener.requests += 1
+                hits += 1
+                hit_bytes += len(data)
             else:
                 listener.take(self, peer, message)
-        return True
+                if self._is_paused():
+                    break
+        else:
+            more = True
+        self._out_bytes += hit_bytes
+        listener.requests += hits
+        return more
 
     def _is_paused(self) -> bool:
         peer, limits = self.peer, self._limits

@@ -49,6 +49,7 @@ from storekeeperd.transfers import Transfers
 log = logging.getLogger(__name__)
 
 YES, NO = b"yes", b"no"
+_VERSION, _ID_BYTES_MAX = wire.VERSION, wire.ID_BYTES_MAX
 HIT_BEFORE, HIT_AFTER = [wire.VERSION], [wire.OK, b"", YES]
 """What stands before and after the request id in the answer to a hit."""
 
@@ -85,6 +86,7 @@ class Service:
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
         self.store_away = False
         self._index = index
+        self._has = index.has
         self._coherence = coherence
         self._prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
         self._status = status
@@ -182,10 +184,10 @@ class Service:
             and frames[1] == b"exists"
             and not frames[3]
             and type(frames[4]) is bytes
-            and self._index.has(frames[4])
+            and self._has(frames[4])
             and b"/" not in frames[4]  # a name of another namespace
-            and frames[0] == wire.VERSION
-            and len(frames[2]) <= wire.ID_BYTES_MAX
+            and frames[0] == _VERSION
+            and len(frames[2]) <= _ID_BYTES_MAX
             and self._coherence.coherent
             and not self._stopping
             and not self.store_away
