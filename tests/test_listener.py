@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import zmq
 
-from conftest import Daemon, eventually
+from conftest import Daemon, daemons, eventually
 from storekeeper import Client, wire, zmtp
 from storekeeper.errors import StoreUnavailable
 
@@ -93,6 +93,21 @@ def raw(connect: Callable[..., Raw]) -> Raw:
     return connect()
 
 
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for the tests that only ask and leave nothing in it."""
+    with daemons(tmp_path_factory.mktemp("listener")) as start:
+        yield start()
+
+
+@pytest.fixture
+def asking(shared_daemon: Daemon) -> Iterator[Raw]:
+    """A connection to it."""
+    raw = Raw(shared_daemon.address)
+    yield raw
+    raw.close()
+
+
 BAD_KEYS = {
     b"": "1 to 255",
     b"../x": "dot",
@@ -106,7 +121,8 @@ BAD_KEYS = {
 
 
 @pytest.mark.parametrize("verb", [b"exists", b"get", b"evict", b"stat", b"put"])
-def test_a_bad_key_is_an_error_of_its_item_and_the_connection_goes_on(raw: Raw, verb: bytes) -> None:
+def test_a_bad_key_is_an_error_of_its_item_and_the_connection_goes_on(asking: Raw, verb: bytes) -> None:
+    raw = asking
     for key, rule in BAD_KEYS.items():
         arguments = [key, b"payload"] if verb == b"put" else [key]
         version, request_id, outcome, details, results, *_ = raw.ask(b"SK01", verb, b"1", b"", *arguments)
@@ -116,7 +132,8 @@ def test_a_bad_key_is_an_error_of_its_item_and_the_connection_goes_on(raw: Raw, 
 
 
 @pytest.mark.parametrize("verb", [b"upload", b"open"])
-def test_a_bad_key_of_a_transfer_refuses_it(raw: Raw, verb: bytes) -> None:
+def test_a_bad_key_of_a_transfer_refuses_it(asking: Raw, verb: bytes) -> None:
+    raw = asking
     for key, rule in BAD_KEYS.items():
         _, _, outcome, details = raw.ask(b"SK01", verb, b"1", b"", key)
         assert outcome == b"bad_key"
@@ -165,8 +182,9 @@ REFUSED = [
 @pytest.mark.parametrize("envelope", [False, True])
 @pytest.mark.parametrize(("frames", "code", "word"), REFUSED)
 def test_a_request_that_breaks_a_rule_is_refused_by_its_name(
-    raw: Raw, frames: list[bytes], code: bytes, word: str, envelope: bool
+    asking: Raw, frames: list[bytes], code: bytes, word: str, envelope: bool
 ) -> None:
+    raw = asking
     if envelope:
         frames = [b"", *frames]
     answer = raw.ask(*frames)

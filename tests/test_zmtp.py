@@ -138,6 +138,42 @@ def test_room_is_only_there_while_a_long_frame_arrives() -> None:
     assert made.room() is None
 
 
+@given(st.lists(st.binary(max_size=300), min_size=2, max_size=6), st.integers(0, 400))
+@settings(max_examples=300, deadline=None)
+def test_a_message_of_a_known_shape_is_taken_whole_or_left(frames: list[bytes], cut: int) -> None:
+    prefix = zmtp.encode_prefix([b"SK01", b"exists"])
+    message = [b"SK01", b"exists", *frames]
+    data = encoded(message)
+    made = greeted()
+    made.receive(data[:cut] if cut < len(data) else data + encoded([b"next"]))
+    fits = len(frames) == 3 and cut >= len(data) and all(len(frame) < 256 for frame in frames)
+    taken = made.next_after(prefix)
+    assert taken == (tuple(frames) if fits else None)
+    if taken is None:
+        made.receive(data[cut:] if cut < len(data) else b"")
+        assert made.next_message() == message
+    if cut >= len(data):
+        assert made.next_message() == [b"next"]
+
+
+def test_a_known_shape_is_not_seen_inside_another_message_nor_before_the_handshake() -> None:
+    prefix = zmtp.encode_prefix([b"a"])
+    inner = encoded([b"a", b"1", b"2", b"3"])
+    made = greeted()
+    made.receive(b"\x01\x01x")
+    assert made.next_message() is None
+    made.receive(inner)
+    assert made.next_after(prefix) is None
+    assert made.next_message() == [b"x", b"a", b"1", b"2", b"3"]
+    fresh = engine()
+    fresh.receive(zmtp.greeting(as_server=False))
+    assert fresh.next_message() is None
+    fresh.receive(inner)
+    assert fresh.next_after(prefix) is None
+    with pytest.raises(ProtocolError):
+        fresh.next_message()
+
+
 def test_a_ping_is_answered_with_its_context() -> None:
     made = greeted()
     assert feed(made, zmtp.encode_command(b"PING", b"\0\x0acontext") + encoded([b"m"]), 5) == [[b"m"]]

@@ -62,9 +62,14 @@ def encode_message(frames: list[Any]) -> list[Any]:
     return [b"".join(parts)]
 
 
+def encode_prefix(frames: list[bytes]) -> bytes:
+    """Returns the bytes of the first frames of a message of which more follow."""
+    return b"".join(encode_message([*frames, b""]))[:-2]
+
+
 def message_of_one_frame(before: list[bytes], after: list[bytes]) -> Callable[[bytes], bytes]:
     """Returns a function that encodes messages which differ in one short frame only: before, it, after."""
-    head = b"".join(encode_message([*before, b""]))[:-2]
+    head = encode_prefix(before)
     tail = b"".join(encode_message(after))
     more = _SHORT_HEADS[1]
 
@@ -226,6 +231,31 @@ class Engine:
             if self._message_complete:
                 return self._take_message()
             position = self._position
+
+    def next_after(self, prefix: bytes) -> tuple[bytes, bytes, bytes] | None:
+        """Returns the last three frames of the next message if it begins with given ones and has three more, all short.
+
+        A way to take a message of a known shape for a third of the cost. Otherwise None, and nothing is taken: ask
+        `next_message`, which says why.
+
+        Args:
+            prefix: the first frames, as `encode_message` encodes them when more follow.
+        """
+        data = self._data
+        start = self._position
+        if not data.startswith(prefix, start) or self._frames or not self.ready:
+            return None
+        one = start + len(prefix)
+        try:
+            two = one + 2 + data[one + 1]
+            three = two + 2 + data[two + 1]
+            end = three + 2 + data[three + 1]
+            if end > len(data) or data[one] != 1 or data[two] != 1 or data[three]:  # 1 is _MORE
+                return None
+        except IndexError:
+            return None
+        self._position = end
+        return data[one + 2 : two], data[two + 2 : three], data[three + 2 : end]
 
     def _check_frames(self, frames: list[bytes | bytearray]) -> None:
         if len(frames) > self._frames_max:

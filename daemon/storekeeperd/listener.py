@@ -44,6 +44,7 @@ _TURN_S = 0.005
 """How long one connection may keep the loop before the others have their turn."""
 
 
+_EXISTS = zmtp.encode_prefix([wire.VERSION, b"exists"])
 _encode_hit = zmtp.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
 
 
@@ -110,24 +111,28 @@ class Connection:
         if self._is_paused():
             return False
         engine, peer, out, listener = self._engine, self.peer, self._out, self._listener
-        next_message, outgoing, is_hit = engine.next_message, engine.outgoing, listener.is_hit
+        next_after, is_hit = engine.next_after, listener.is_hit
         hits = hit_bytes = 0
         more = False
         for _ in range(_MESSAGES_PER_LOOK):
-            message = next_message()
-            if outgoing:
-                self._send_protocol()
-            if message is None:
-                break
-            if is_hit(message):
-                data = _encode_hit(message[2])  # type: ignore[arg-type]
-                out.append(data)
-                hits += 1
-                hit_bytes += len(data)
+            exists = next_after(_EXISTS)
+            if exists is not None:
+                if is_hit(*exists):
+                    data = _encode_hit(exists[0])
+                    out.append(data)
+                    hits += 1
+                    hit_bytes += len(data)
+                    continue
+                listener.take(self, peer, [wire.VERSION, b"exists", *exists])
             else:
-                listener.take(self, peer, message)
-                if self._is_paused():
+                message = engine.next_message()
+                if engine.outgoing:
+                    self._send_protocol()
+                if message is None:
                     break
+                listener.take(self, peer, message)
+            if self._is_paused():
+                break
         else:
             more = True
         self._out_bytes += hit_bytes

@@ -58,15 +58,24 @@ def _round(address: str, pid: int, frames: list[bytes], requests: int) -> tuple[
     for client in clients:
         client.start()
     for _ in clients:
-        done.get()
+        _answer(clients, done)
     before, started = _cpu_s(pid), time.monotonic()
     start.set()
     for _ in clients:
-        done.get()
+        _answer(clients, done)
     took, cpu = time.monotonic() - started, _cpu_s(pid) - before
     for client in clients:
         client.join()
     return CLIENTS * requests / took, cpu / (CLIENTS * requests) * 1e6
+
+
+def _answer(clients: list[Any], done: Any) -> None:
+    """Waits for a word of a client; a client that died ends the benchmark."""
+    deadline = time.monotonic() + 120
+    while done.empty():
+        assert time.monotonic() < deadline and not any(client.exitcode for client in clients), "a client died"
+        time.sleep(0.0005)
+    done.get()
 
 
 def _client(address: str, frames: list[bytes], requests: int, start: Any, done: Any) -> None:
