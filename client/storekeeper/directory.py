@@ -76,6 +76,13 @@ def directory_client(directory: str | os.PathLike[str], *, timeout: float = TIME
     return Client(session=DirectorySession(directory, timeout))
 
 
+class _Probe(Session):
+    """Asks once: a daemon that is stopping, or has gone, is none."""
+
+    def await_daemon(self, error: StorekeeperError, started: float, deadline: float) -> None:
+        raise error
+
+
 def own_address(directory: Path) -> str:
     """Returns where a daemon started for a directory listens: inside it, if the path is not too long for that."""
     inside = directory / FOLDER / "socket"
@@ -102,7 +109,7 @@ def find_daemon(directory: Path, deadline: float) -> str | None:
         return None
     if not somebody_listens(address):
         return None
-    with Client(address, timeout=max(0.01, deadline - time.monotonic())) as client:
+    with Client(session=_Probe(address, max(0.01, deadline - time.monotonic()))) as client:
         try:
             return address if client.status()["store_id"] == store_id else None
         except TimedOut:
@@ -144,19 +151,23 @@ def start_daemon(directory: Path, deadline: float) -> str:
 @contextmanager
 def _starting(directory: Path) -> Iterator[bool]:
     """Whether this process is the one that may start a daemon now."""
+    first = False
     try:
         lock = os.open(directory / FOLDER / "starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except PermissionError:  # another user's folder: whoever may start its daemon will
         yield False
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-        # Unlocked by name: a child that was forked meanwhile holds the same lock through its own descriptor.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    except BlockingIOError:
-        yield False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            first = True
+        except BlockingIOError:
+            first = False
+        yield first
     finally:
+        if first:
+            # Unlocked by name: a child that was forked meanwhile holds the same lock through its own descriptor.
+            fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
 
 

@@ -60,10 +60,7 @@ def upload(
             acknowledged += moved
             progress(moved)
     except StorekeeperError as error:
-        if error.code in ("timed_out", "unreachable", "protocol"):
-            raise
-        exchange.drain()
-        exchange.ask(b"abort", [handle])
+        _give_up(exchange, error, b"abort", handle)
         raise
     return exchange.ask(b"commit", [handle, b"%d" % size])
 
@@ -94,7 +91,16 @@ class Download:
         assert self.size is not None
         exchange, size = self._exchange, self.size
         exchange.allow(size)
-        sink = begin(size)
+        try:
+            self._fetch_all(begin(size), progress)
+        except StorekeeperError as error:
+            _give_up(exchange, error, b"close", self._handle)
+            raise
+        exchange.ask(b"close", [self._handle])
+
+    def _fetch_all(self, sink: Sink, progress: Progress) -> None:
+        assert self.size is not None
+        exchange, size = self._exchange, self.size
         starts: dict[bytes, int] = {}
         asked = received = 0
         while received < size:
@@ -112,7 +118,16 @@ class Download:
             sink(start, part)
             received += len(part)
             progress(len(part))
-        exchange.ask(b"close", [self._handle])
+
+
+def _give_up(exchange: Exchange, error: StorekeeperError, verb: bytes, handle: bytes) -> None:
+    """Ends a transfer that was refused in the middle, so that the carrier can serve the next call.
+
+    After an error of the line itself the carrier is closed anyway, and the transfer with it.
+    """
+    if error.code not in ("timed_out", "unreachable", "protocol"):
+        exchange.drain()
+        exchange.ask(verb, [handle])
 
 
 def check_item(reply: wire.Reply, position: int = 0) -> None:

@@ -44,7 +44,7 @@ class Listings:
         if self._coherence.coherent:
             self._begin(peer, request, space)
             return
-        if not self._coherence.watched and self._coherence.clean == self._coherence.epoch:
+        if not self._coherence.watched and not self._coherence.wants_scan:  # a scan that runs began too early
             self._coherence.lost("asked for a list without a watch")
         peer.owed_requests += 1
         self._waiting.append((self._coherence.epoch, peer, request))

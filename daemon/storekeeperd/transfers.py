@@ -115,15 +115,16 @@ class Transfers:
         start = wire.parse_number(offset, "offset")
         if len(payload) > self._limits.message_bytes_max:
             raise TooLarge(f"a range has at most {self._limits.message_bytes_max} bytes")
-        if len(upload.written) > _GAPS_MAX:
-            raise TooMany(f"an upload has at most {_GAPS_MAX} gaps at a time; send its ranges more in order")
+        end = start + len(payload)
+        if len(upload.written) > _GAPS_MAX and not any(a <= end and start <= b for a, b in upload.written):
+            raise TooMany(f"an upload has at most {_GAPS_MAX} gaps at a time; fill one of them first")
         answer = Answer(peer, request, 1, cost_bytes=len(payload))
         upload.ranges += 1
 
         def wrote(_: Operation, outcome: Outcome) -> None:
             upload.ranges -= 1
             if outcome.error is None:
-                add_range(upload.written, start, start + len(payload))
+                add_range(upload.written, start, end)
             else:
                 upload.error = upload.error or outcome.error
             self._service.settle(answer, 0, outcome)
