@@ -20,7 +20,7 @@ import pytest
 import zmq
 
 from conftest import Daemon, daemons, eventually
-from storekeeper import Client, wire, zmtp
+from storekeeper import Client, framing, wire, zmtp
 from storekeeper.errors import StoreUnavailable
 
 
@@ -40,7 +40,7 @@ class Raw:
                 self._flush()
 
     def send(self, *frames: bytes) -> None:
-        for buffer in zmtp.encode_message(list(frames)):
+        for buffer in framing.encode_message(list(frames)):
             self.socket.sendall(buffer)
 
     def receive(self) -> list[bytes]:
@@ -354,9 +354,9 @@ def test_another_user_s_object_has_its_owner(tmp_path: Path) -> None:
                 os.setuid(1234)
                 stranger = socket.socket(socket.AF_UNIX)
                 stranger.connect(f"{reachable}/s")
-                forged = zmtp.encode_ready(b"DEALER", [(b"Peer-Address", b"localhost:0:0:1"), (b"User-Id", b"root")])
-                stranger.sendall(zmtp.greeting(as_server=False) + forged)
-                stranger.sendall(b"".join(zmtp.encode_message([b"SK01", b"put", b"1", b"", b"theirs", b"x"])))
+                forged = framing.encode_ready(b"DEALER", [(b"Peer-Address", b"localhost:0:0:1"), (b"User-Id", b"root")])
+                stranger.sendall(framing.greeting(as_server=False) + forged)
+                stranger.sendall(b"".join(framing.encode_message([b"SK01", b"put", b"1", b"", b"theirs", b"x"])))
                 while b"created" not in stranger.recv(1000):
                     pass
                 os.write(writer, b"!")
@@ -388,7 +388,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_harms_nobody(
     raw.ask(b"SK01", b"put", b"1", b"", b"large", bytes(4_000_000))
     greedy = connect()
     greedy.socket.setblocking(False)
-    request = b"".join(zmtp.encode_message([b"SK01", b"get", b"1", b"", b"large"]))
+    request = b"".join(framing.encode_message([b"SK01", b"get", b"1", b"", b"large"]))
     sent = 0
     with pytest.raises(BlockingIOError):
         for _ in range(100_000):  # 400 GB of answers, if they were all made
@@ -414,7 +414,7 @@ def test_bytes_that_are_announced_and_never_sent_cost_nothing(daemon: Daemon, co
 def test_a_flood_of_pings_is_answered_or_stalls_and_harms_nobody(daemon: Daemon, connect: Callable[..., Raw]) -> None:
     flood = connect()
     flood.socket.setblocking(False)
-    pings = zmtp.encode_command(b"PING", b"\0\0" + b"c" * 16) * 2000
+    pings = framing.encode_command(b"PING", b"\0\0" + b"c" * 16) * 2000
     with pytest.raises(BlockingIOError):
         for _ in range(10_000):
             flood.socket.send(pings)
@@ -426,7 +426,7 @@ def test_a_flood_of_pings_is_answered_or_stalls_and_harms_nobody(daemon: Daemon,
 @pytest.mark.parametrize("step", [1, 5])
 def test_bytes_may_come_one_by_one(connect: Callable[..., Raw], step: int) -> None:
     raw = connect()
-    data = b"".join(zmtp.encode_message([b"SK01", b"put", b"1", b"", b"k", b"x" * 600]))
+    data = b"".join(framing.encode_message([b"SK01", b"put", b"1", b"", b"k", b"x" * 600]))
     for start in range(0, len(data), step):
         raw.socket.sendall(data[start : start + step])
     assert raw.receive()[4] == b"created"
@@ -444,7 +444,7 @@ def test_who_never_greets_is_dropped(start_daemon: Callable[..., Daemon], tmp_pa
     (tmp_path / "c.toml").write_text("[limits]\nhandshake_timeout_s = 0.2\n")
     daemon = start_daemon("--config", str(tmp_path / "c.toml"))
     mute, slow, good = Raw(daemon.address, False), Raw(daemon.address, False), Raw(daemon.address)
-    slow.socket.sendall(zmtp.greeting(as_server=False))
+    slow.socket.sendall(framing.greeting(as_server=False))
     assert mute.is_dropped()
     assert slow.is_dropped()
     assert good.ask(b"SK01", b"exists", b"1", b"", b"k")[4] == b"no"
@@ -506,7 +506,7 @@ def test_a_daemon_out_of_descriptors_serves_on(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_resets_in_the_middle_harms_nobody(connect: Callable[..., Raw], raw: Raw, daemon: Daemon) -> None:
-    data = b"".join(zmtp.encode_message([b"SK01", b"put", b"1", b"", b"never", bytes(100_000)]))
+    data = b"".join(framing.encode_message([b"SK01", b"put", b"1", b"", b"never", bytes(100_000)]))
     for cut in (1, 70, 5000, 99_000):
         other = connect()
         other.socket.sendall(data[:cut])
@@ -664,7 +664,7 @@ def test_objects_not_known_yet_are_charged_before_they_are_read(
     (tmp_path / "store" / "large").write_bytes(bytes(4 << 20))
     daemon = start_daemon()
     greedy = Raw(daemon.address)
-    request = b"".join(zmtp.encode_message([b"SK01", b"get", b"1", b"", b"large"]))
+    request = b"".join(framing.encode_message([b"SK01", b"get", b"1", b"", b"large"]))
     greedy.socket.sendall(request * 255)
     with daemon.client() as client:
         for _ in range(20):
@@ -686,7 +686,7 @@ def test_a_flood_of_lists_keeps_nobody_waiting_long(daemon: Daemon, connect: Cal
     with daemon.client() as client:
         client.put_batch([b""] * 3000)
         flood = connect()
-        flood.socket.sendall(b"".join(zmtp.encode_message([b"SK01", b"list", b"1", b'{"prefix":"z"}'])) * 300)
+        flood.socket.sendall(b"".join(framing.encode_message([b"SK01", b"list", b"1", b'{"prefix":"z"}'])) * 300)
         started = time.monotonic()
         assert client.exists("k") is False
         assert time.monotonic() - started < 5

@@ -16,7 +16,7 @@ import storekeeper
 import storekeeper.cli
 import storekeeperd
 import storekeeperd.cli
-from storekeeper import errors, wire, zmtp
+from storekeeper import errors, framing, wire
 from storekeeperd import config, home
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 PURE = {
     "storekeeper.errors",
     "storekeeper.wire",
+    "storekeeper.framing",
     "storekeeper.zmtp",
     "storekeeperd.operations",
     "storekeeperd.index",
@@ -245,7 +246,7 @@ def test_the_bytes_in_the_readme_are_those_of_the_wire() -> None:
     shown = [bytes.fromhex("".join(re.findall(r"\b[0-9a-f]{2}\b", line.split("   ")[0]))) for line in arrows]
     request = wire.encode_request(b"exists", b"7", {}, [b"k"])
     reply = wire.encode_reply(False, b"7", b"yes")
-    assert shown == [b"".join(zmtp.encode_message(request)), b"".join(zmtp.encode_message(reply))]
+    assert shown == [b"".join(framing.encode_message(request)), b"".join(framing.encode_message(reply))]
 
 
 def test_public_classes_and_functions_have_docstrings_that_say_something() -> None:

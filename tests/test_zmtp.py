@@ -9,7 +9,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storekeeper import zmtp
+from storekeeper import framing, zmtp
 from storekeeper.errors import ProtocolError
 
 GREETING = bytes.fromhex(
@@ -24,7 +24,7 @@ def engine(socket_type: bytes = b"ROUTER", bytes_max: int = 100_000, frames_max:
 
 def greeted(**bounds: int) -> zmtp.Engine:
     made = engine(**bounds)  # type: ignore[arg-type]
-    made.receive(zmtp.greeting(as_server=False) + READY_DEALER)
+    made.receive(framing.greeting(as_server=False) + READY_DEALER)
     assert made.next_message() is None
     assert made.ready
     made.outgoing.clear()
@@ -51,16 +51,16 @@ def feed(to: zmtp.Engine, data: bytes, step: int) -> list[list[bytes]]:
 
 
 def encoded(frames: list[bytes]) -> bytes:
-    return b"".join(map(bytes, zmtp.encode_message(frames)))
+    return b"".join(map(bytes, framing.encode_message(frames)))
 
 
 def test_the_greeting_is_that_of_the_rfc() -> None:
-    assert zmtp.greeting(as_server=True) == GREETING
+    assert framing.greeting(as_server=True) == GREETING
     assert len(GREETING) == zmtp.GREETING_BYTES
 
 
 def test_ready_is_that_of_the_rfc() -> None:
-    assert zmtp.encode_ready(b"DEALER") == READY_DEALER
+    assert framing.encode_ready(b"DEALER") == READY_DEALER
 
 
 def test_messages_have_these_bytes() -> None:
@@ -75,12 +75,12 @@ def test_messages_have_these_bytes() -> None:
 
 def test_a_long_frame_is_passed_on_uncopied() -> None:
     long = b"y" * 9000
-    assert any(buffer is long for buffer in zmtp.encode_message([b"a", long, b"b"]))
+    assert any(buffer is long for buffer in framing.encode_message([b"a", long, b"b"]))
 
 
 def test_a_frame_by_itself_has_the_same_bytes() -> None:
     for frame in (b"", b"a" * 255, b"a" * 256):
-        assert b"".join(zmtp.encode_frame(frame, more=False)) == encoded([frame])
+        assert b"".join(framing.encode_frame(frame, more=False)) == encoded([frame])
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 64, 4096, 1 << 20])
@@ -141,7 +141,7 @@ def test_room_is_only_there_while_a_long_frame_arrives() -> None:
 @given(st.lists(st.binary(max_size=300), min_size=2, max_size=6), st.integers(0, 400))
 @settings(max_examples=300, deadline=None)
 def test_a_message_of_a_known_shape_is_taken_whole_or_left(frames: list[bytes], cut: int) -> None:
-    prefix = zmtp.encode_prefix([b"SK01", b"exists"])
+    prefix = framing.encode_prefix([b"SK01", b"exists"])
     message = [b"SK01", b"exists", *frames]
     data = encoded(message)
     made = greeted()
@@ -157,7 +157,7 @@ def test_a_message_of_a_known_shape_is_taken_whole_or_left(frames: list[bytes], 
 
 
 def test_a_known_shape_is_not_seen_inside_another_message_nor_before_the_handshake() -> None:
-    prefix = zmtp.encode_prefix([b"a"])
+    prefix = framing.encode_prefix([b"a"])
     inner = encoded([b"a", b"1", b"2", b"3"])
     made = greeted()
     made.receive(b"\x01\x01x")
@@ -166,7 +166,7 @@ def test_a_known_shape_is_not_seen_inside_another_message_nor_before_the_handsha
     assert made.next_after(prefix) is None
     assert made.next_message() == [b"x", b"a", b"1", b"2", b"3"]
     fresh = engine()
-    fresh.receive(zmtp.greeting(as_server=False))
+    fresh.receive(framing.greeting(as_server=False))
     assert fresh.next_message() is None
     fresh.receive(inner)
     assert fresh.next_after(prefix) is None
@@ -176,21 +176,21 @@ def test_a_known_shape_is_not_seen_inside_another_message_nor_before_the_handsha
 
 def test_a_ping_is_answered_with_its_context() -> None:
     made = greeted()
-    assert feed(made, zmtp.encode_command(b"PING", b"\0\x0acontext") + encoded([b"m"]), 5) == [[b"m"]]
-    assert made.outgoing == [zmtp.encode_command(b"PONG", b"context")]
+    assert feed(made, framing.encode_command(b"PING", b"\0\x0acontext") + encoded([b"m"]), 5) == [[b"m"]]
+    assert made.outgoing == [framing.encode_command(b"PONG", b"context")]
 
 
 def test_a_ping_between_the_frames_of_a_message_is_answered_too() -> None:
     made = greeted()
     data = encoded([b"a", b"b"])
-    assert feed(made, data[:3] + zmtp.encode_command(b"PING", b"\0\0") + data[3:], 1) == [[b"a", b"b"]]
-    assert made.outgoing == [zmtp.encode_command(b"PONG")]
+    assert feed(made, data[:3] + framing.encode_command(b"PING", b"\0\0") + data[3:], 1) == [[b"a", b"b"]]
+    assert made.outgoing == [framing.encode_command(b"PONG")]
 
 
 def test_pong_subscribe_and_cancel_are_ignored() -> None:
     made = greeted()
     for name in (b"PONG", b"SUBSCRIBE", b"CANCEL"):
-        assert feed(made, zmtp.encode_command(name, b"x"), 4) == []
+        assert feed(made, framing.encode_command(name, b"x"), 4) == []
     assert made.outgoing == []
 
 
@@ -202,20 +202,20 @@ def test_pong_subscribe_and_cancel_are_ignored() -> None:
         b"\xff" + b"\0" * 8 + b"\x7f\x01",  # ZMTP 2
         GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:],
         GREETING + encoded([b"before READY"]),
-        GREETING + zmtp.encode_command(b"PING", b"\0\0"),
-        GREETING + zmtp.encode_ready(b"PUB"),
-        GREETING + zmtp.encode_ready(b""),
-        GREETING + zmtp.encode_command(b"READY", b"\x05Sock"),
-        GREETING + zmtp.encode_command(b"READY", b"\x00\0\0\0\0"),
-        GREETING + zmtp.encode_command(b"READY", b"\x01a\xff\xff\xff\xffxx"),
-        GREETING + zmtp.encode_command(b"ERROR", b"\x02no"),
+        GREETING + framing.encode_command(b"PING", b"\0\0"),
+        GREETING + framing.encode_ready(b"PUB"),
+        GREETING + framing.encode_ready(b""),
+        GREETING + framing.encode_command(b"READY", b"\x05Sock"),
+        GREETING + framing.encode_command(b"READY", b"\x00\0\0\0\0"),
+        GREETING + framing.encode_command(b"READY", b"\x01a\xff\xff\xff\xffxx"),
+        GREETING + framing.encode_command(b"ERROR", b"\x02no"),
         GREETING + b"\x04\x00",
         GREETING + b"\x06" + (1 << 40).to_bytes(8, "big"),
         GREETING + READY_DEALER + b"\x08\x00",
         GREETING + READY_DEALER + b"\x05\x00",
-        GREETING + READY_DEALER + zmtp.encode_command(b"PING", b"\0"),
-        GREETING + READY_DEALER + zmtp.encode_command(b"PING", b"\0\0" + b"c" * 17),
-        GREETING + READY_DEALER + zmtp.encode_command(b"HELLO"),
+        GREETING + READY_DEALER + framing.encode_command(b"PING", b"\0"),
+        GREETING + READY_DEALER + framing.encode_command(b"PING", b"\0\0" + b"c" * 17),
+        GREETING + READY_DEALER + framing.encode_command(b"HELLO"),
         GREETING + READY_DEALER + b"\x01\x00" * 65,
     ],
 )
@@ -228,7 +228,7 @@ def test_a_breach_of_protocol_is_the_one_error(data: bytes, step: int) -> None:
 def test_a_peer_of_the_wrong_kind_is_told_so() -> None:
     made = engine()
     with pytest.raises(ProtocolError):
-        feed(made, GREETING + zmtp.encode_ready(b"SUB"), 1000)
+        feed(made, GREETING + framing.encode_ready(b"SUB"), 1000)
     assert made.outgoing[-1].startswith(b"\x04")
     assert b"ERROR" in made.outgoing[-1]
 
@@ -275,7 +275,7 @@ def test_garbage_is_parsed_or_refused_and_nothing_else(request: pytest.FixtureRe
     print(f"seed {seed}")
     chance = random.Random(seed)
     good = GREETING + READY_DEALER + encoded([b"SK01", b"exists", b"1", b"", b"key"]) + encoded([b"x" * 9000])
-    good += zmtp.encode_command(b"PING", b"\0\0ctx") + encoded([b"a"] * 5)
+    good += framing.encode_command(b"PING", b"\0\0ctx") + encoded([b"a"] * 5)
     for _ in range(request.config.getoption("--cases")):
         data = bytearray(good)
         kind = chance.randrange(4)
@@ -325,6 +325,6 @@ def test_stock_sockets_agree(kind: int) -> None:
                     message = made.next_message()
                 envelope = [b""] if kind == zmq.REQ else []
                 assert message == [*envelope, b"one", b"x" * 70_000]
-                for buffer in zmtp.encode_message([*envelope, b"two", b"y" * 70_000]):
+                for buffer in framing.encode_message([*envelope, b"two", b"y" * 70_000]):
                     connection.sendall(buffer)
                 assert peer.recv_multipart() == [b"two", b"y" * 70_000]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -35,7 +36,7 @@ class StorekeeperKey(NamedTuple):
     key: str
 
 
-class _Connector:
+class _Connector(ABC):
     """What both connectors do alike: the verbs, with keys of their own type."""
 
     _key_type: ClassVar[type[Any]]
@@ -46,8 +47,8 @@ class _Connector:
         self._mine: set[str] = set()  # what this connector put, in this process
         self._pid = os.getpid()
 
-    def _make_client(self) -> Client:
-        raise NotImplementedError
+    @abstractmethod
+    def _make_client(self) -> Client: ...
 
     @property
     def _store(self) -> Client:

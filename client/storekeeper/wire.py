@@ -27,7 +27,7 @@ from storekeeper.errors import (
 )
 
 Frame = bytes | bytearray
-"""A received frame: bytes when short, a bytearray when long (see zmtp.LONG_FRAME_BYTES)."""
+"""A received frame: bytes when short, a bytearray when long (see framing.LONG_FRAME_BYTES)."""
 
 VERSION = b"SK01"
 OK = b"ok"

@@ -1,28 +1,23 @@
 """ZMTP 3.1 over a byte stream, without I/O: bytes in, messages out, both roles, NULL mechanism.
 
-Owns greeting, handshake, framing and the answers that the protocol itself demands (READY, PONG, ERROR). Knows
-nothing of sockets, nor of what the messages say. Whatever comes in is either parsed or raises `ProtocolError`, and
-nothing else. Memory is bounded: a message may not exceed `message_bytes_max` nor have more than `frames_max`
-frames, and what a peer only announces costs no more than virtual memory.
+Owns the handshake, the parsing of frames, and the answers that the protocol itself demands (READY, PONG, ERROR).
+Knows nothing of sockets, nor of what the messages say. Whatever comes in is either parsed or raises `ProtocolError`,
+and nothing else. Memory is bounded: a message may not exceed `message_bytes_max` nor have more than `frames_max`
+frames, and a long frame's buffer grows as its bytes arrive: what a peer only announces costs 64 KiB.
 
 Section names in comments are those of ZMTP 3.1 (rfc.zeromq.org/spec/37).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
+from storekeeper import framing
 from storekeeper.errors import ProtocolError
+from storekeeper.framing import COMMAND, LONG, LONG_FRAME_BYTES, MORE
 
 GREETING_BYTES = 64
-LONG_FRAME_BYTES = 8192
-"""Frames above this are received into a buffer of their own, and handed out as bytearray, not copied to bytes."""
 COMMAND_BYTES_MAX = 4096
-
-_MORE, _LONG, _COMMAND = 0x01, 0x02, 0x04
-
-_SHORT_HEADS = tuple(tuple(bytes((flags, size)) for size in range(256)) for flags in (0, _MORE))
 
 _PASSED_OVER = b"-"
 """Stands in an Overlong for a frame that was passed over; not empty, for an empty first frame has a meaning."""
@@ -31,84 +26,6 @@ _GROWTH = 4
 
 _PEERS = {b"ROUTER": (b"REQ", b"DEALER", b"ROUTER"), b"DEALER": (b"REP", b"DEALER", b"ROUTER")}
 """Which socket types may talk to ours (section "Socket semantics")."""
-
-
-def greeting(*, as_server: bool) -> bytes:
-    """Returns the 64 bytes that each side sends first (section "Greeting")."""
-    signature = b"\xff" + b"\0" * 7 + b"\x01\x7f"
-    return signature + b"\x03\x01" + b"NULL".ljust(20, b"\0") + bytes([as_server]) + b"\0" * 31
-
-
-def encode_frame(body: Any, *, more: bool) -> list[Any]:
-    """Returns the buffers of one message frame: its head, and its body as given (section "Framing")."""
-    size = len(body)
-    if size < 256:
-        return [_SHORT_HEADS[more][size], body]
-    return [bytes([_LONG | more]) + size.to_bytes(8, "big"), body]
-
-
-def encode_message(frames: list[Any]) -> list[Any]:
-    """Returns a message as a list of buffers; short frames are joined, long ones are passed on uncopied."""
-    more = _SHORT_HEADS[1]
-    parts: list[Any] = []
-    try:
-        for frame in frames:
-            parts.append(more[len(frame)])
-            parts.append(frame)
-        # Every head says that more follows; the last one must not.
-        parts[-2] = _SHORT_HEADS[0][len(frames[-1])]
-    except IndexError:  # some frame has more than 255 bytes
-        return _encode_long_message(frames)
-    return [b"".join(parts)]
-
-
-def encode_prefix(frames: list[bytes]) -> bytes:
-    """Returns the bytes of the first frames of a message of which more follow."""
-    return b"".join(encode_message([*frames, b""]))[:-2]
-
-
-def message_of_one_frame(before: list[bytes], after: list[bytes]) -> Callable[[bytes], bytes]:
-    """Returns a function that encodes messages which differ in one short frame only: before, it, after."""
-    head = encode_prefix(before)
-    tail = b"".join(encode_message(after))
-    more = _SHORT_HEADS[1]
-
-    def encode(frame: bytes) -> bytes:
-        return head + more[len(frame)] + frame + tail
-
-    return encode
-
-
-def _encode_long_message(frames: list[Any]) -> list[Any]:
-    buffers: list[Any] = []
-    parts: list[Any] = []
-    last = len(frames) - 1
-    for position, frame in enumerate(frames):
-        parts += encode_frame(frame, more=position < last)
-        if len(frame) > LONG_FRAME_BYTES:
-            long = parts.pop()
-            buffers += (b"".join(parts), long)
-            parts = []
-    if parts:
-        buffers.append(b"".join(parts))
-    return buffers
-
-
-def encode_command(name: bytes, data: bytes = b"") -> bytes:
-    """Returns the bytes of a command frame (section "Framing"): PING, PONG, READY, ERROR…"""
-    body = bytes([len(name)]) + name + data
-    if len(body) < 256:
-        return bytes([_COMMAND, len(body)]) + body
-    return bytes([_COMMAND | _LONG]) + len(body).to_bytes(8, "big") + body
-
-
-def encode_ready(socket_type: bytes, properties: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """Returns the READY command that ends the NULL handshake (section "The NULL security mechanism")."""
-    metadata = b"".join(
-        bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
-        for name, value in (*properties, (b"Socket-Type", socket_type))
-    )
-    return encode_command(b"READY", metadata)
 
 
 def parse_metadata(data: bytes) -> dict[bytes, bytes]:
@@ -149,7 +66,7 @@ class Engine:
     """
 
     def __init__(self, *, socket_type: bytes, as_server: bool, message_bytes_max: int, frames_max: int) -> None:
-        self.outgoing: list[Any] = [greeting(as_server=as_server)]
+        self.outgoing: list[Any] = [framing.greeting(as_server=as_server)]
         self.ready = False
         self.peer_socket_type = b""
         self._socket_type = socket_type
@@ -216,7 +133,7 @@ class Engine:
             while position + 1 < end:
                 flags = data[position]
                 stop = position + 2 + data[position + 1]
-                if flags > 1 or stop > end:  # 1 is _MORE
+                if flags > 1 or stop > end:  # 1 is MORE
                     break
                 append(data[position + 2 : stop])
                 position = stop
@@ -239,7 +156,7 @@ class Engine:
         `next_message`, which says why.
 
         Args:
-            prefix: the first frames, as `encode_message` encodes them when more follow.
+            prefix: the first frames, as `framing.encode_message` encodes them when more follow.
         """
         data = self._data
         start = self._position
@@ -250,7 +167,7 @@ class Engine:
             two = one + 2 + data[one + 1]
             three = two + 2 + data[two + 1]
             end = three + 2 + data[three + 1]
-            if end > len(data) or data[one] != 1 or data[two] != 1 or data[three]:  # 1 is _MORE
+            if end > len(data) or data[one] != 1 or data[two] != 1 or data[three]:  # 1 is MORE
                 return None
         except IndexError:
             return None
@@ -280,7 +197,7 @@ class Engine:
                 return False
             self._greeted = True
             self._position = GREETING_BYTES
-            self.outgoing.append(encode_ready(self._socket_type, [(b"Identity", b"")]))
+            self.outgoing.append(framing.encode_ready(self._socket_type, [(b"Identity", b"")]))
         while not self.ready:
             if not self._next_frame():
                 return False
@@ -303,9 +220,9 @@ class Engine:
         if end - position < 2:
             return False
         flags = data[position]
-        if flags & ~(_MORE | _LONG | _COMMAND) or (flags & _COMMAND and flags & _MORE):
+        if flags & ~(MORE | LONG | COMMAND) or (flags & COMMAND and flags & MORE):
             raise ProtocolError("reserved frame flags are set")
-        if flags & _LONG:
+        if flags & LONG:
             if end - position < 9:
                 return False
             size = int.from_bytes(data[position + 1 : position + 9], "big")
@@ -313,11 +230,11 @@ class Engine:
         else:
             size = data[position + 1]
             body = position + 2
-        if flags & _COMMAND:
+        if flags & COMMAND:
             return self._take_command(body, size)
         if not self.ready:
             raise ProtocolError("a message before READY")
-        return self._take_frame(body, size, bool(flags & _MORE))
+        return self._take_frame(body, size, bool(flags & MORE))
 
     def _take_command(self, body: int, size: int) -> bool:
         if size > COMMAND_BYTES_MAX:
@@ -402,7 +319,7 @@ class Engine:
             # Section "Connection heartbeating": 2 bytes of time-to-live, then a context of at most 16 bytes.
             if not 2 <= len(data) <= 18:
                 raise ProtocolError("malformed PING")
-            self.outgoing.append(encode_command(b"PONG", data[2:]))
+            self.outgoing.append(framing.encode_command(b"PONG", data[2:]))
         elif name not in (b"PONG", b"SUBSCRIBE", b"CANCEL"):
             raise ProtocolError("unknown command")
 
@@ -410,7 +327,7 @@ class Engine:
         peer = parse_metadata(data).get(b"socket-type", b"")
         if peer not in _PEERS[self._socket_type]:
             reason = b"socket type not compatible"
-            self.outgoing.append(encode_command(b"ERROR", bytes([len(reason)]) + reason))
+            self.outgoing.append(framing.encode_command(b"ERROR", bytes([len(reason)]) + reason))
             raise ProtocolError("the peer's socket type does not fit")
         self.peer_socket_type = peer
         self.ready = True

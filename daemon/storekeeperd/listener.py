@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from storekeeper import wire, zmtp
+from storekeeper import framing, wire, zmtp
 from storekeeper.errors import ProtocolError
 from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
@@ -44,8 +44,8 @@ _TURN_S = 0.005
 """How long one connection may keep the loop before the others have their turn."""
 
 
-_EXISTS = zmtp.encode_prefix([wire.VERSION, b"exists"])
-_encode_hit = zmtp.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
+_EXISTS = framing.encode_prefix([wire.VERSION, b"exists"])
+_encode_hit = framing.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
 
 
 class Connection:
@@ -88,7 +88,7 @@ class Connection:
 
     def send(self, frames: list[Any]) -> None:
         """Queues a message; `advance` sends it."""
-        for buffer in zmtp.encode_message(frames):
+        for buffer in framing.encode_message(frames):
             self._out.append(buffer)
             self._out_bytes += len(buffer)
 
