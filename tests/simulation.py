@@ -60,7 +60,7 @@ class FakeDisk:
             return op.failed(DiskFull("a fault"), self.size(name) if name else op.UNSEEN)
         outcome: op.Outcome = getattr(self, f"_{type(operation).__name__.lower()}")(operation)
         # A fault after the effect: the change is made, its own look failed.
-        if isinstance(operation, op.MUTATIONS) and self._chance.random() < self.fault_rate:
+        if isinstance(operation, op.Put | op.Evict | op.Commit) and self._chance.random() < self.fault_rate:
             return op.failed(DiskFailed("a fault after the effect"), op.UNSEEN)
         return outcome
 

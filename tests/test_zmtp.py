@@ -50,6 +50,10 @@ def feed(to: zmtp.Engine, data: bytes, step: int) -> list[list[bytes]]:
     return messages
 
 
+def held_bytes(made: zmtp.Engine) -> int:
+    return len(made._data) - made._position + made._message_bytes
+
+
 def encoded(frames: list[bytes]) -> bytes:
     return b"".join(map(bytes, framing.encode_message(frames)))
 
@@ -100,8 +104,6 @@ def test_the_handshake_may_be_cut_anywhere(step: int) -> None:
     feed(server, b"".join(client.outgoing) + encoded([b"hello"]), step)
     assert server.ready
     assert client.ready
-    assert server.peer_socket_type == b"DEALER"
-    assert client.peer_socket_type == b"ROUTER"
 
 
 def test_two_ends_joined_by_a_wire_understand_each_other() -> None:
@@ -248,7 +250,7 @@ def test_what_is_over_the_bound_is_marked_and_never_held() -> None:
     for _ in range(100):
         assert made.next_message() is None
         assert made.room() is None
-        assert made.buffered_bytes < 5000
+        assert held_bytes(made) < 5000
         made.receive(bytes(10_000))
     made = greeted(bytes_max=5000)
     made.receive(encoded([b"x" * 6000]))
@@ -295,7 +297,7 @@ def test_garbage_is_parsed_or_refused_and_nothing_else(request: pytest.FixtureRe
         except ProtocolError:
             continue
         assert all(len(message) <= 16 for message in messages)
-        assert made.buffered_bytes <= len(data)
+        assert held_bytes(made) <= len(data)
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ])

@@ -68,7 +68,6 @@ class Engine:
     def __init__(self, *, socket_type: bytes, as_server: bool, message_bytes_max: int, frames_max: int) -> None:
         self.outgoing: list[Any] = [framing.greeting(as_server=as_server)]
         self.ready = False
-        self.peer_socket_type = b""
         self._socket_type = socket_type
         self._message_bytes_max = message_bytes_max
         self._frames_max = frames_max
@@ -103,11 +102,6 @@ class Engine:
     def filled(self, size: int) -> None:
         """Says that `size` bytes were received into `room()`."""
         self._long_filled += size
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Bytes held for a message that is not complete, or not asked for yet."""
-        return len(self._data) - self._position + self._message_bytes
 
     def next_message(self) -> list[bytes | bytearray] | None:
         """Returns the frames of the next complete message, or None if more bytes are needed.
@@ -329,5 +323,4 @@ class Engine:
             reason = b"socket type not compatible"
             self.outgoing.append(framing.encode_command(b"ERROR", bytes([len(reason)]) + reason))
             raise ProtocolError("the peer's socket type does not fit")
-        self.peer_socket_type = peer
         self.ready = True

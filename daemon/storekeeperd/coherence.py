@@ -5,8 +5,8 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
 
 * Of several looks at one name only the one that was started last may assign, and none that was started before the
   running scan. A question that arrives while a look is under way makes it look again.
-* While an operation of our own is changing a name, questions about that name wait for its end: its outcome carries
-  a look, but that look may be older than the question.
+* While an operation of our own is changing a name, whatever is asked or seen of that name has it looked at again at
+  its end: its outcome carries a look, but that look may be older than the question.
 * A loss (overflow, watch gone…) raises `epoch`. The index is `coherent` once a scan that began after the last loss
   is complete: then, and only then, "it is there" may be answered from memory. "It is not there" never is.
 * The scan runs beside all this. It enters names it saw unless they were seen to go since it began, and what it did

@@ -154,13 +154,10 @@ class Close:
 
 Operation = Look | Get | Put | Evict | Stat | Begin | Write | Commit | Open | Read | Close
 
-MUTATIONS = (Put, Evict, Commit)
-"""Operations that change what a name is: one at a time for each name (see turns.py)."""
-
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Operations that one worker carries out in order, with what the service needs to take the outcomes back.
+    """Operations that are carried out in order, with what the service needs to take the outcomes back.
 
     Attributes:
         operations: what to do.

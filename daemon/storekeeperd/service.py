@@ -192,12 +192,8 @@ class Service:
     def _exists(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
         known = self._index.has
-        fresh = not self._coherence.coherent
-        prefix = b""
-        if request.options:
-            prefix = self.prefix(request.options)
-            fresh = fresh or request.options.get("fresh", False)
-        self._check_batch(request, len(keys))
+        prefix = self._check_batch(request, len(keys))
+        fresh = not self._coherence.coherent or request.options.get("fresh", False)
         answer = Answer(peer, request, len(keys))
         operations: list[Operation] = []
         tickets: list[Ticket] = []
@@ -211,8 +207,7 @@ class Service:
 
     def _get(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
-        self._check_batch(request, len(keys))
-        prefix = self.prefix(request.options)
+        prefix = self._check_batch(request, len(keys))
         message_bytes_max = self.limits.message_bytes_max
         # What is not known to be there may bring a little; if it turns out to be long, it is for a later reply.
         cost = 0
@@ -238,13 +233,12 @@ class Service:
     def _put(self, peer: Peer, request: wire.Request) -> None:
         arguments = request.arguments
         items = len(arguments) // 2
-        self._check_batch(request, items, whole=len(arguments) % 2 == 0)
+        prefix = self._check_batch(request, items, whole=len(arguments) % 2 == 0)
         payloads = arguments[1::2]
         moved = sum(map(len, payloads))
         if moved > self.limits.message_bytes_max:
             raise self._too_large()
         options = request.options
-        prefix = self.prefix(options)
         replace = options.get("replace", False)
         durable = options.get("durability") == "disk"
         origin = Origin(peer.uid)
@@ -260,28 +254,18 @@ class Service:
 
     def _evict(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
-        self._check_batch(request, len(keys))
-        prefix = self.prefix(request.options)
+        prefix = self._check_batch(request, len(keys))
         answer = Answer(peer, request, len(keys))
         names = self._names(answer, prefix, keys)
         self._mutate_each(answer, [(position, Evict(name, self._is_small(name))) for position, name in names])
 
     def _stat(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
-        self._check_batch(request, len(keys))
-        prefix = self.prefix(request.options)
+        prefix = self._check_batch(request, len(keys))
         answer = Answer(peer, request, len(keys), payloads=True)
-        operations: list[Operation] = []
-        tickets: list[Ticket] = []
-        for position, name in self._names(answer, prefix, keys):
-
-            def told(operation: Stat, outcome: Outcome, position: int = position) -> None:
-                self.orders.observe(operation.name, outcome.seen)
-                self.settle(answer, position, outcome)
-
-            operations.append(Stat(name))
-            tickets.append(told)
-        self.orders.order_in_parts(operations, tickets)
+        names = self._names(answer, prefix, keys)
+        operations: list[Operation] = [Stat(name) for _, name in names]
+        self.orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names])
 
     def _tell_status(self, peer: Peer, request: wire.Request) -> None:
         if request.arguments:
@@ -363,12 +347,14 @@ class Service:
                 names.append((position, prefix + key))
         return names
 
-    def _check_batch(self, request: wire.Request, items: int, *, whole: bool = True) -> None:
+    def _check_batch(self, request: wire.Request, items: int, *, whole: bool = True) -> bytes:
+        """Returns what names of a batch begin with; raises unless it has some items, and not too many."""
         if not items or not whole:
             verb = request.verb
             raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
         if items > self.limits.batch_items_max:
             raise TooMany(f"a request has at most {self.limits.batch_items_max} items, this one has {items}")
+        return self.prefix(request.options)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
@@ -381,10 +367,14 @@ class Service:
         return size is None or 0 <= size <= self.limits.inline_bytes_max
 
     def _mutate_each(self, answer: Answer, items: list[tuple[int, Put | Evict]]) -> None:
-        def settled(position: int) -> Ticket:
-            return lambda _, outcome: self.settle(answer, position, outcome)
+        self.orders.change([(operation, self._item_ticket(answer, position)) for position, operation in items])
 
-        self.orders.change([(operation, settled(position)) for position, operation in items])
+    def _item_ticket(self, answer: Answer, position: int) -> Ticket:
+        def came(operation: Any, outcome: Outcome) -> None:
+            self.orders.observe(operation.name, outcome.seen)
+            self.settle(answer, position, outcome)
+
+        return came
 
     def _exists_ticket(self, answer: Answer, position: int) -> Ticket:
         def looked(_: Look, outcome: Outcome) -> None:
