@@ -179,12 +179,13 @@ def evict(client: Client, keys: Sequence[str], as_json: bool) -> None:
 @cli.command()
 @click.argument("prefix", default="")
 @click.option("-l", "--long", is_flag=True, help="Show size in bytes, owner and time of each.")
+@click.option("--fresh", is_flag=True, help="See all that was done to the directory before.")
 @as_json
 @click.pass_obj
 @_reports
-def ls(client: Client, prefix: str, long: bool, as_json: bool) -> None:
+def ls(client: Client, prefix: str, long: bool, fresh: bool, as_json: bool) -> None:
     """List the keys that begin with PREFIX, sorted."""
-    for key in client.list(prefix):
+    for key in client.list(prefix, fresh=fresh):
         if not long:
             click.echo(json.dumps(key) if as_json else key)
             continue
@@ -215,6 +216,22 @@ def stat(client: Client, keys: Sequence[str], as_json: bool) -> None:
         else:
             click.echo(f"{key}: {info.size} bytes, owner {info.owner}, created {_moment(info.created)}")
     sys.exit(ABSENT if missing else 0)
+
+
+@cli.command()
+@click.option("--fresh", is_flag=True, help="See all that was done to the directory before, and look at every object.")
+@as_json
+@click.pass_obj
+@_reports
+def usage(client: Client, fresh: bool, as_json: bool) -> None:
+    """Show how many objects and bytes the namespace holds."""
+    told = client.usage(fresh=fresh)
+    if as_json:
+        _print_json(told)
+        return
+    unsized = told["objects_not_sized"]
+    more = f" in {told['objects'] - unsized} of them, the others were not looked at yet" if unsized else ""
+    click.echo(f"{told['objects']} objects, {told['bytes']} bytes{more}")
 
 
 @cli.command()

@@ -148,8 +148,7 @@ class Client:
 
     def exists_batch(self, keys: Iterable[str], *, fresh: bool = False) -> Bools:
         """Returns for every key whether there is an object, in order. `fresh` as in `exists`."""
-        options = {**self._options, "fresh": True} if fresh else self._options
-        return self._traffic.ask_each(b"exists", keys, options, "yes")
+        return self._traffic.ask_each(b"exists", keys, self._with(fresh=fresh), "yes")
 
     def evict_batch(self, keys: Iterable[str]) -> Bools:
         """Removes many objects; returns for every key whether it was there, in order."""
@@ -166,9 +165,16 @@ class Client:
         told = json.loads(reply.payloads[0])
         return ObjectInfo(key, told["size"], told["owner"], told["created"])
 
-    def list(self, prefix: str = "") -> Keys:
-        """Returns the keys that begin with `prefix`, sorted. Takes about a second for a million keys."""
-        options = {**self._options, "prefix": prefix} if prefix else self._options
+    def list(self, prefix: str = "", *, fresh: bool = False) -> Keys:
+        """Returns the keys that begin with `prefix`, sorted. Takes about a second for a million keys.
+
+        Args:
+            prefix: what they begin with.
+            fresh: whether all that was done to the directory before the call must be seen; else a change behind the
+                daemon's back may be seen a moment late. Costs little, but on a file system that other nodes
+                change, or without a watch, it takes a scan.
+        """
+        options = self._with(prefix=prefix, fresh=fresh)
 
         def pages(exchange: Exchange) -> Iterator[str]:
             reply = exchange.ask(b"list", [], options)
@@ -181,9 +187,22 @@ class Client:
 
         return sorted(self._session.call(lambda exchange: list(pages(exchange))))
 
+    def usage(self, *, fresh: bool = False) -> dict[str, int]:
+        """Returns `objects` and `bytes` of the namespace, and how many objects were not looked at for their size yet.
+
+        Args:
+            fresh: whether all that was done to the directory before the call must be seen, as in `list`, and every
+                object looked at: after the start of a daemon on a million objects that takes a while.
+        """
+        return self._traffic.ask(b"usage", [], self._with(fresh=fresh)).details
+
     def status(self) -> dict[str, Any]:
         """Returns what the daemon says of itself: objects, bytes, coherence, limits…"""
         return self._traffic.ask(b"status", []).details
+
+    def _with(self, **options: Any) -> dict[str, Any]:
+        """Returns the options of a request: the namespace, and those that are not as by default."""
+        return {**self._options, **{name: value for name, value in options.items() if value}}
 
     # -- life
 

@@ -6,7 +6,9 @@ The composition root; what runs is keeper.py's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
+import json
 import logging
 import os
 import queue
@@ -21,7 +23,8 @@ import click
 import storekeeperd
 from storekeeper import address as addresses
 from storekeeperd import config as settings
-from storekeeperd.home import EX_CONFIG, EX_OSERR, StartError
+from storekeeperd.doctor import examine, how_watched
+from storekeeperd.home import EX_CONFIG, EX_NOINPUT, EX_OSERR, StartError
 from storekeeperd.keeper import Keeper
 
 
@@ -39,6 +42,12 @@ def cli() -> None:
 @click.option("--socket-mode", help="Permission bits of the socket file, octal. Default: 0600.")
 @click.option("--idle-exit", type=click.FloatRange(min=0), help="Exit after so many seconds without a connection.")
 @click.option(
+    "--watch",
+    type=click.Choice(settings.WATCHES),
+    help="How changes are noticed: by the kind of file system (auto, the default), inotify alone, or scans alone.",
+)
+@click.option("--ready-markers", is_flag=True, help="Keep FileConnector's *.ready files beside the objects.")
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -52,6 +61,8 @@ def serve(
     namespaces: tuple[str, ...],
     socket_mode: str | None,
     idle_exit: float | None,
+    watch: str | None,
+    ready_markers: bool,
     log_level: str,
 ) -> None:
     """Serve the directory STORE until SIGTERM or SIGINT.
@@ -73,6 +84,10 @@ def serve(
             given["socket_mode"] = settings.parse_mode(socket_mode)
         if idle_exit is not None:
             given["idle_exit_s"] = idle_exit
+        if watch is not None:
+            given["watch"] = watch
+        if ready_markers:
+            given["ready_markers"] = True
         keeper = Keeper(_config(given))
     except settings.ConfigError as error:
         _fail(str(error), EX_CONFIG)
@@ -86,6 +101,28 @@ def serve(
         _fail(f"{error.filename or store}: {error.strerror}", EX_OSERR)
     finally:
         logging.shutdown()
+
+
+@cli.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--namespace", "namespaces", multiple=True, help="Examine this sub-folder too. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def doctor(store: Path, namespaces: tuple[str, ...], as_json: bool) -> None:
+    """List what the directory STORE holds that is not served, and say how it is watched.
+
+    Changes nothing, and needs no running daemon. Exit status 1 if there is anything to say, else 0.
+    """
+    ill = False
+    try:
+        if not as_json:
+            click.echo(how_watched(store))
+        for finding in examine(store, namespaces):
+            ill = True
+            line = json.dumps(dataclasses.asdict(finding)) if as_json else f"{finding.name!r}: {finding.advice}"
+            click.echo(line)
+    except OSError as error:
+        _fail(f"{error.filename or store}: {error.strerror}", EX_NOINPUT)
+    sys.exit(1 if ill else 0)
 
 
 class _Log(logging.Handler):

@@ -11,20 +11,28 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
   is complete: then, and only then, "it is there" may be answered from memory. "It is not there" never is.
 * The scan runs beside all this. It enters names it saw unless they were seen to go since it began, and what it did
   not see is looked at before it is believed gone.
+* A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up.
+* An object that came or grew behind our back may be written in place: its size is looked at until it stays the same.
+* A name that was deleted is looked at a second time, a little later, unless it was seen to be gone: some kernels (5.3
+  to 5.16) report a delete before lstat(2) sees it.
 
-Decides only: `take_questions` says what to look at, somebody else looks.
+The state is bounded by the number of distinct names, never by that of events. Decides only: `take_questions` says what
+to look at, somebody else looks.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from storekeeperd.index import Index
 from storekeeperd.operations import ABSENT, UNSEEN
 
 _SWEEP_NAMES = 20_000
 """Names checked per turn when a scan ends."""
+
+_PLAIN, _AGAIN, _VOID = range(3)
+"""What becomes of a look under way: it counts; it counts, and the name is looked at again; it does not count."""
 
 
 class Coherence:
@@ -34,8 +42,7 @@ class Coherence:
         epoch: number of losses, the unknown state at start being the first.
         clean: the newest epoch that a complete scan has repaired.
         coherent: whether hits may be answered from the index.
-        watched: whether changes are heard of at all; without that nothing is ever coherent.
-        losses: how often what was lost, by reason.
+        losses: how often what was lost, by kind.
         scans: complete scans.
     """
 
@@ -44,32 +51,67 @@ class Coherence:
         self.epoch = 1
         self.clean = 0
         self.coherent = False
-        self.watched = True
+        self._watched = True
         self.losses: Counter[str] = Counter()
         self.scans = 0
         self._questions: dict[bytes, None] = {}
-        self._looking: dict[bytes, tuple[int, bool]] = {}  # name -> (newest look, look again)
+        self._looking: dict[bytes, tuple[int, int]] = {}  # name -> (newest look, what becomes of it)
         self._last_look = 0
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
         self._unanswered: set[bytes] = set()
-        self._scan_epoch = 0  # 0: no scan is running
+        self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
+        self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
+        self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
+        self._doubts: list[set[bytes]] = []  # handed out by `doubts`
+        self._scan = 0  # number of the scan that runs; 0: none does
+        self._scans_begun = 0
+        self._scan_completed = 0
+        self._scan_wanted = 0
+        self._scan_epoch = 0
+        self._began_empty = False
         self._gone: set[bytes] = set()  # seen to be absent since the scan began
         self._unswept: list[bytes] | None = None  # names still to be checked against the finished scan
         self._leftovers: set[bytes] = set()  # names the scan did not see; looked at before it counts
 
+    @property
+    def watched(self) -> bool:
+        """Whether changes are heard of at all; without that nothing is ever coherent."""
+        return self._watched
+
+    @watched.setter
+    def watched(self, watched: bool) -> None:
+        self._watched = watched
+        self._judge()
+
+    def _judge(self) -> None:
+        self.coherent = self._watched and self.clean == self.epoch and not self._unanswered
+
     # -- questions and looks
+
+    def hear(self, names: Mapping[bytes, bool]) -> None:
+        """Takes names that the watcher heard of, and whether it heard that they were deleted."""
+        for name, deleted in names.items():
+            self.ask(name)
+            if deleted:
+                self._deleted[name] = None
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
         if name in self._changing:
             self._changing[name] = True
         elif name in self._looking:
-            self._looking[name] = (self._looking[name][0], True)
+            number, fate = self._looking[name]
+            self._looking[name] = (number, max(fate, _AGAIN))
         else:
             self._questions[name] = None
 
+    def missed(self, name: bytes) -> None:
+        """Takes that a read found no object of that name: no hit from now on, and a question."""
+        self._index.assign(name, ABSENT)
+        self.ask(name)
+
     def take_questions(self, limit: int) -> list[bytes]:
-        """Returns at most `limit` names to look at now; each must be `start_look`ed."""
+        """Returns at most `limit` names to look at now; a look must be started for each."""
         questions = self._questions
         if len(questions) <= limit:
             self._questions = {}
@@ -80,34 +122,83 @@ class Coherence:
         return names
 
     @property
-    def questions(self) -> int:
+    def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
         return len(self._questions) + len(self._looking) + len(self._unanswered)
 
     def start_look(self, name: bytes) -> int:
         """Registers a look that is about to be made; returns its number for `looked`."""
         self._last_look += 1
-        self._looking[name] = (self._last_look, False)
+        self._looking[name] = (self._last_look, _PLAIN)
+        return self._last_look
+
+    def start_looks(self, names: Collection[bytes]) -> int:
+        """Registers one look at many names; returns its number for `looked_at_all`."""
+        self._last_look += 1
+        self._looking.update(dict.fromkeys(names, (self._last_look, _PLAIN)))
         return self._last_look
 
     def looked(self, name: bytes, number: int, seen: int) -> None:
-        """Takes what a look saw. It counts only if no later one was started."""
-        newest, again = self._looking.get(name, (0, False))
+        """Takes what a look saw. It counts only if no later one was started, nor a scan, nor an own change made."""
+        newest, fate = self._looking.get(name, (0, _VOID))
         if newest != number:
             return
         del self._looking[name]
-        if again:
+        if fate == _VOID:
             self.ask(name)
-        elif seen == UNSEEN:
+            return
+        if seen == UNSEEN:
             self._unknown(name)
         else:
+            known = self._index.size(name)
             self._assign(name, seen)
+            if seen != ABSENT and known not in (seen, -1):
+                self._young[name] = None
+        if fate == _AGAIN:
+            self.ask(name)
+            return
+        if seen == ABSENT:
+            self._deleted.pop(name, None)
+            self._deleted_before.pop(name, None)
+        for doubts in self._doubts:
+            doubts.discard(name)
+
+    def looked_at_all(self, names: Iterable[bytes], number: int, seen: Iterable[int]) -> None:
+        """Takes what one look at many names saw."""
+        for name, size in zip(names, seen, strict=True):
+            self.looked(name, number, size)
 
     def retry_unanswered(self) -> None:
         """Asks again what a look could not tell. To be called now and then."""
-        names, self._unanswered = self._unanswered, set()
-        for name in names:
+        for name in self._unanswered:
             self.ask(name)
+
+    @property
+    def wants_second_looks(self) -> bool:
+        """Whether `ask_second_looks` has something to do."""
+        return bool(self._deleted or self._deleted_before)
+
+    def ask_second_looks(self) -> None:
+        """Asks again about deletes that no look has seen. To be called every 50 ms while there are any."""
+        for name in self._deleted_before:
+            self.ask(name)
+        self._deleted_before, self._deleted = self._deleted, {}
+
+    def take_young(self) -> list[bytes]:
+        """Returns the names whose size was news since the last call: worth a look a little later, for they may grow."""
+        young, self._young = self._young, {}
+        return list(young)
+
+    def doubts(self) -> set[bytes]:
+        """Returns the names in doubt now, as a set that empties as they are looked at; `forget` it afterwards."""
+        doubts = {*self._questions, *self._looking, *(name for name, asked in self._changing.items() if asked)}
+        if doubts:
+            self._doubts.append(doubts)
+        return doubts
+
+    def forget(self, doubts: set[bytes]) -> None:
+        """Takes back a set that `doubts` handed out."""
+        self._doubts = [other for other in self._doubts if other is not doubts]
 
     # -- own operations
 
@@ -119,53 +210,78 @@ class Coherence:
         """Takes what the look at the end of an own operation saw.
 
         It is assigned at once, so that whoever is answered next sees what was done; and looked at again if
-        somebody asked meanwhile, because the question may be younger than the look.
+        somebody asked meanwhile, because the question may be younger than the look. A look that is under way may be
+        older than the change, and does not count.
         """
         again = self._changing.pop(name)
+        if name in self._looking:
+            self._looking[name] = (self._looking[name][0], _VOID)
         if seen == UNSEEN:
+            self._index.assign(name, ABSENT)  # no hit, whatever was done: a miss is looked up
             self._unknown(name)
         else:
             self._assign(name, seen)
-        if again or seen == UNSEEN or name in self._looking:
+        if again or seen == UNSEEN:
             self.ask(name)
 
     # -- losses and scans
 
-    def lost(self, reason: str) -> None:
+    def lost(self, kind: str) -> None:
         """Says that changes may have gone unseen; hits are not believed until a scan has repaired it."""
         self.epoch += 1
-        self.losses[reason] += 1
+        self.losses[kind] += 1
         self.coherent = False
+
+    def want_scan(self) -> int:
+        """Asks for a scan that begins from now on, though nothing is known to be lost; returns its number."""
+        self._scan_wanted = self._scans_begun + 1
+        return self._scan_wanted
+
+    def has_scanned(self, number: int) -> bool:
+        """Returns whether the scan of that number, or a later one, is complete."""
+        return self._scan_completed >= number
 
     @property
     def wants_scan(self) -> bool:
         """Whether a scan should be started."""
-        return self.clean != self.epoch and not self._scan_epoch
+        return not self._scan and (self.clean != self.epoch or self._scan_completed < self._scan_wanted)
+
+    @property
+    def scanning(self) -> bool:
+        """Whether a scan runs, or what it found is still being looked at."""
+        return bool(self._scan)
 
     def begin_scan(self) -> None:
         """Says that a scan of the directory starts now; the watches are in place."""
-        assert not self._scan_epoch
+        assert not self._scan
+        self._scans_begun += 1
+        self._scan = self._scans_begun
         self._scan_epoch = self.epoch
         self._index.next_mark()
         self._gone = set()
+        self._began_empty = not len(self._index)  # then all that is entered from now on needs no check
         # A look that is older than the loss must not assign now: it would shield a stale value from the scan.
-        for name, (number, _) in self._looking.items():
-            self._looking[name] = (number, True)
-        for name in self._changing:
-            self._changing[name] = True
+        self._looking = {name: (number, _VOID) for name, (number, _) in self._looking.items()}
+        self._changing = dict.fromkeys(self._changing, True)
 
-    def scanned(self, names: Iterable[bytes]) -> None:
+    def scanned(self, names: Collection[bytes]) -> None:
         """Takes names that the running scan saw."""
         gone = self._gone
         self._index.confirm([name for name in names if name not in gone] if gone else names)
 
+    def scanned_doubtful(self, names: Iterable[bytes]) -> None:
+        """Takes names that the running scan saw, but that may be no objects: they are looked at before it counts."""
+        for name in names:
+            self._leftovers.add(name)
+            self.ask(name)
+
     def end_scan(self, *, complete: bool) -> None:
         """Says that the directory was read to its end, or that reading failed: then the scan counts for nothing."""
-        assert self._scan_epoch
-        if complete:
-            self._unswept = self._index.names()
-        else:
+        assert self._scan
+        if not complete:
             self._abandon_scan()
+        else:
+            self._unswept = [] if self._began_empty else self._index.names()
 
     def sweep(self) -> bool:
         """Does one turn of what follows a scan: asks about names it did not see. True if there is more to do."""
@@ -182,12 +298,13 @@ class Coherence:
 
     def _complete_scan(self) -> None:
         self.clean = self._scan_epoch
-        self.coherent = self.watched and self.clean == self.epoch
+        self._scan_completed = self._scan
         self.scans += 1
         self._abandon_scan()
+        self._judge()
 
     def _abandon_scan(self) -> None:
-        self._scan_epoch = 0
+        self._scan = 0
         self._gone = set()
         self._unswept = None
         self._leftovers = set()
@@ -198,18 +315,24 @@ class Coherence:
         self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
-        if not self._scan_epoch:
-            return
-        if seen == ABSENT:
-            self._gone.add(name)
-        if self._leftovers:
-            self._leftovers.discard(name)
-            if not self._leftovers and not self._unswept:
-                self._complete_scan()
+        if self._unanswered:
+            self._unanswered.discard(name)
+            self._judge()
+        if self._scan:
+            if seen == ABSENT:
+                self._gone.add(name)
+            self._strike(name)
 
     def _unknown(self, name: bytes) -> None:
-        """Nothing can be said of a name: leave it out of the index, where every miss is looked at, and ask later."""
-        self._index.assign(name, ABSENT)
+        """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""
         self._unanswered.add(name)
-        if name in self._leftovers:
-            self._abandon_scan()
+        self.coherent = False
+        if self._scan:
+            self._strike(name)
+
+    def _strike(self, name: bytes) -> None:
+        """Takes a name off the list of those that a scan did not see."""
+        if self._leftovers:
+            self._leftovers.discard(name)
+            if not self._leftovers and self._unswept == []:
+                self._complete_scan()

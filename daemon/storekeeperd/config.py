@@ -39,7 +39,9 @@ class Limits:
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
         pool_threads: threads that wait for the disk.
         stop_timeout_s: how long stopping waits for what is under way.
-        rescan_delay_s: the least time from the start of one scan to the next.
+        rescan_delay_s: the least time from the end of one scan to the start of the next.
+        audit_interval_s: how often the store is scanned though the watch hears of everything.
+        scan_interval_s: how often it is scanned where changes can go unheard.
     """
 
     message_bytes_max: int = wire.MESSAGE_BYTES_MAX
@@ -56,7 +58,9 @@ class Limits:
     slow_disk_ms: float = 5.0
     pool_threads: int = 4
     stop_timeout_s: float = 5.0
-    rescan_delay_s: float = 1.0
+    rescan_delay_s: float = 0.1
+    audit_interval_s: float = 600.0
+    scan_interval_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ class Config:
         namespaces: sub-folders of the store served beside the default namespace.
         socket_mode: permission bits of the socket file.
         idle_exit_s: exit after so long without a connection; 0 for never.
+        watch: how changes are noticed: "auto" by the file system; "inotify": the watch hears of everything; "scan":
+            no watch, only scans by the clock.
+        ready_markers: keep the marker files of ProxyStore's FileConnector, so that unmodified ones read on.
         limits: see `Limits`.
     """
 
@@ -77,8 +84,12 @@ class Config:
     namespaces: tuple[str, ...] = ()
     socket_mode: int = 0o600
     idle_exit_s: float = 0.0
+    watch: str = "auto"
+    ready_markers: bool = False
     limits: Limits = field(default_factory=Limits)
 
+
+WATCHES = ("auto", "inotify", "scan")
 
 _LIMIT_MAX = 1 << 40
 _THREADS_MAX = 256
@@ -91,6 +102,8 @@ _FILE_KEYS: dict[str, type] = {
     "namespaces": list,
     "socket_mode": str,
     "idle_exit_s": float,
+    "watch": str,
+    "ready_markers": bool,
     "limits": dict,
 }
 
@@ -143,6 +156,8 @@ def load(path: Path) -> dict[str, Any]:
         settings["socket_mode"] = parse_mode(settings["socket_mode"])
     if "namespaces" in settings:
         settings["namespaces"] = check_namespaces(settings["namespaces"])
+    if settings.get("watch", "auto") not in WATCHES:
+        raise ConfigError(f"watch must be one of {', '.join(WATCHES)}")
     if not 0 <= settings.get("idle_exit_s", 0) <= _LIMIT_MAX:
         raise ConfigError(f"idle_exit_s must lie between 0 and {_LIMIT_MAX}")
     return settings

@@ -3,7 +3,7 @@
 Carries out `operations`, on the loop or in a worker; keeps no state but descriptors of uploads and downloads, which
 their owner closes. How a file gets its name is publisher.py's, the daemon's own folder `.storekeeper/` home.py's.
 
-No descriptor of the store's directory is held: it would keep the kernel from telling us that it was removed.
+Every path is relative to the store's directory as ground.py opens it for a job: none leads into another directory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from storekeeper import wire
@@ -23,6 +22,8 @@ from storekeeper.errors import (
     StorekeeperError,
     StoreUnavailable,
 )
+from storekeeperd import entries
+from storekeeperd.ground import Ground, Stay
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -38,13 +39,13 @@ from storekeeperd.operations import (
     Put,
     Read,
     Stat,
+    Survey,
     Write,
     failed,
 )
 from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, look, write_all
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
-_SCAN_NAMES = 4096
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,36 +59,37 @@ class Disk:
     """The objects of one store. Thread-safe: every method is a few system calls on its own descriptors.
 
     Args:
-        store: the directory.
-        private: an existing directory on the same file system for temporary names; only this daemon uses it.
+        ground: the way into the store's directory.
+        private: where temporary names are, relative to the store; an existing directory that only this daemon uses.
         unnamed_files: whether the file system has O_TMPFILE.
         attributes: whether it has user attributes.
         read_nowait: whether it can read from the page cache alone (RWF_NOWAIT).
         inline_bytes_max: longest read or comparison that is made without waiting.
-
-    Attributes:
-        root: device and inode of the directory whose objects these are.
+        ready_markers: whether FileConnector's markers are kept.
     """
 
     def __init__(
         self,
-        store: Path,
-        private: Path,
+        ground: Ground,
+        private: str,
         *,
         unnamed_files: bool = True,
         attributes: bool = True,
         read_nowait: bool = True,
         inline_bytes_max: int = 64 * 1024,
+        ready_markers: bool = False,
     ) -> None:
-        self._root = os.fsencode(store) + b"/"
-        self._publisher = Publisher(self._root, private, unnamed_files=unnamed_files, attributes=attributes)
+        self._ground = ground
+        self._publisher = Publisher(
+            private, unnamed_files=unnamed_files, attributes=attributes, ready_markers=ready_markers
+        )
         self._attributes = attributes
         self._read_nowait = read_nowait
         self._inline_bytes_max = inline_bytes_max
-        found = os.stat(store)
-        self.root = (found.st_dev, found.st_ino)
-        self._methods: dict[type, Callable[[Any, bool], Outcome]] = {
+        self.stay = ground.stay
+        self._methods: dict[type, Callable[[Any, Stay, bool], Outcome]] = {
             Look: self._look,
+            Survey: self._survey,
             Get: self._get,
             Put: self._put,
             Evict: self._evict,
@@ -104,55 +106,60 @@ class Disk:
         """Releases what the disk itself holds; to be called once."""
         self._publisher.close()
 
-    def perform(self, operation: Operation, *, wait: bool = True) -> Outcome:
+    def perform(self, operation: Operation, stay: Stay, *, wait: bool = True) -> Outcome:
         """Carries out an operation; every failure is an outcome with a typed error.
 
         Args:
             operation: what to do.
+            stay: the store's directory, as long as the operations of a job last.
             wait: whether it may wait for the disk.
 
         Raises:
             WouldWait: `wait` is false and it would; nothing was changed.
         """
         try:
-            return self._methods[type(operation)](operation, wait)
+            return self._methods[type(operation)](operation, stay, wait)
         except StorekeeperError as error:
-            return failed(error, self._seen(operation))
+            return failed(error, self._seen(operation, stay))
         except OSError as error:
-            return failed(_typed(error), self._seen(operation))
+            return failed(_typed(error), self._seen(operation, stay))
 
-    def scan(self, directory: bytes) -> Iterator[tuple[list[bytes], int]]:
+    def scan(self, directory: bytes) -> Iterator[bytes]:
         """Reads a directory of objects: `b""` for the default namespace, `b"namespace/"` for others.
 
+        Makes no system call per name, and none of the work: who takes the buffers does that (see entries.py).
+
         Yields:
-            Lists of names, with the number of entries passed over because they are no objects.
+            Buffers for `entries.take_apart`.
 
         Raises:
+            StoreUnavailable: the store is not there.
             OSError: it cannot be read to its end; what was yielded is then no complete picture.
         """
-        names: list[bytes] = []
-        foreign = 0
-        with os.scandir(self._root + directory) as entries:
-            for entry in entries:
-                name = entry.name
-                if name[0] == 0x2E:
-                    continue
-                if entry.is_file(follow_symlinks=False) and (name.isascii() or wire.is_key(name)):
-                    names.append(directory + name)
-                else:
-                    foreign += 1
-                if len(names) >= _SCAN_NAMES:
-                    yield names, foreign
-                    names, foreign = [], 0
-        yield names, foreign
+        with self._ground.stay() as stay:
+            descriptor = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=stay.root)
+            try:
+                yield from entries.read(descriptor)
+            finally:
+                os.close(descriptor)
 
     # -- one method per operation
 
-    def _look(self, operation: Look, _: bool) -> Outcome:
-        return Outcome(wire.OK, self._size(operation.name))
+    def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
+        return Outcome(wire.OK, look(operation.name, stay.root))
 
-    def _get(self, operation: Get, wait: bool) -> Outcome:
-        descriptor, size = self._open_object(operation.name)
+    def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
+        root = stay.root
+        seen = []
+        for name in operation.names:
+            try:
+                seen.append(look(name, root))
+            except OSError:
+                seen.append(UNSEEN)
+        return Outcome(wire.OK, payload=seen)
+
+    def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
+        descriptor, size = self._open_object(operation.name, stay.root)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
@@ -167,95 +174,85 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def _put(self, operation: Put, wait: bool) -> Outcome:
-        descriptor = self._publisher.begin()
+    def _put(self, operation: Put, stay: Stay, wait: bool) -> Outcome:
+        descriptor = self._publisher.begin(stay.root)
         try:
             write_all(descriptor, operation.payload, 0)
-            return self._publisher.publish(descriptor, len(operation.payload), operation)
+            return self._publisher.publish(descriptor, len(operation.payload), operation, stay.root)
         finally:
-            self._publisher.discard(descriptor)
+            self._publisher.discard(descriptor, stay)
 
-    def _evict(self, operation: Evict, _: bool) -> Outcome:
-        name = operation.name
-        if self._size(name) == ABSENT:  # a directory, link or fifo of that name is not ours to remove
-            return Outcome(b"absent", ABSENT)
-        self._check_root()
-        try:
-            os.unlink(self._root + name)
-        except FileNotFoundError:
-            return Outcome(b"absent", self._size(name))
-        return Outcome(b"evicted", self._size(name))
+    def _evict(self, operation: Evict, stay: Stay, _: bool) -> Outcome:
+        name, root = operation.name, stay.root
+        there = look(name, root) != ABSENT  # a directory, link or fifo of that name is not ours to remove
+        if there:
+            try:
+                self._publisher.unpublish(name, root)
+            except FileNotFoundError:
+                there = False
+        return Outcome(b"evicted" if there else b"absent", look(name, root))
 
-    def _stat(self, operation: Stat, _: bool) -> Outcome:
-        path = self._root + operation.name
+    def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
+        name, root = operation.name, stay.root
         try:
-            found = os.lstat(path)
+            found = os.stat(name, dir_fd=root, follow_symlinks=False)
         except OSError as error:
             if error.errno in _GONE:
                 return Outcome(b"absent", ABSENT)
             raise
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode) or (not found.st_size and name.endswith(entries.MARKER)):
             return Outcome(b"absent", ABSENT)
         told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
-        told.update(self._metadata(path))
+        told.update(self._metadata(b"/proc/self/fd/%d/%s" % (root, name)))
         return Outcome(wire.OK, found.st_size, json.dumps(told).encode())
 
-    def _begin(self, operation: Begin, _: bool) -> Outcome:
-        return Outcome(wire.OK, UNSEEN, number=self._publisher.begin())
+    def _begin(self, operation: Begin, stay: Stay, _: bool) -> Outcome:
+        return Outcome(wire.OK, UNSEEN, number=self._publisher.begin(stay.root))
 
-    def _write(self, operation: Write, _: bool) -> Outcome:
+    def _write(self, operation: Write, stay: Stay, _: bool) -> Outcome:
         write_all(operation.descriptor, operation.payload, operation.offset)
         return Outcome(wire.OK)
 
-    def _commit(self, operation: Commit, _: bool) -> Outcome:
+    def _commit(self, operation: Commit, stay: Stay, _: bool) -> Outcome:
         try:
-            return self._publisher.publish(operation.descriptor, operation.size, operation)
+            return self._publisher.publish(operation.descriptor, operation.size, operation, stay.root)
         finally:
-            self._publisher.discard(operation.descriptor)
+            self._publisher.discard(operation.descriptor, stay)
 
-    def _open(self, operation: Open, _: bool) -> Outcome:
-        descriptor, size = self._open_object(operation.name)
+    def _open(self, operation: Open, stay: Stay, _: bool) -> Outcome:
+        descriptor, size = self._open_object(operation.name, stay.root)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         return Outcome(wire.OK, size, number=descriptor)
 
-    def _read(self, operation: Read, wait: bool) -> Outcome:
+    def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))
 
-    def _close(self, operation: Close, _: bool) -> Outcome:
-        self._publisher.discard(operation.descriptor)
+    def _close(self, operation: Close, stay: Stay, _: bool) -> Outcome:
+        self._publisher.discard(operation.descriptor, stay)
         return Outcome(wire.OK)
-
-    def _check_root(self) -> None:
-        """Raises unless the directory at the store's path is the one whose objects we know: another's are not ours."""
-        found = os.stat(self._root)
-        if (found.st_dev, found.st_ino) != self.root:
-            raise StoreUnavailable("another directory stands at the store's path; nothing was removed")
 
     # -- looking and reading
 
-    def _size(self, name: bytes) -> int:
-        return look(self._root + name)
-
-    def _seen(self, operation: Operation) -> int:
+    def _seen(self, operation: Operation, stay: Stay) -> int:
         name = getattr(operation, "name", None)
         if name is None:
             return UNSEEN
         try:
-            return self._size(name)
-        except (OSError, ValueError):
+            return look(name, stay.root)
+        except (OSError, ValueError, StorekeeperError):
             return UNSEEN
 
-    def _open_object(self, name: bytes) -> tuple[int, int]:
+    def _open_object(self, name: bytes, root: int) -> tuple[int, int]:
         """Returns descriptor and size of an object; -1 if there is none."""
         try:
-            descriptor = os.open(self._root + name, READ_FLAGS)
+            descriptor = os.open(name, READ_FLAGS, dir_fd=root)
         except OSError as error:
             if error.errno in _GONE or error.errno in _NOT_REGULAR:
                 return -1, ABSENT
             raise
         found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):
+        if stat.S_ISREG(found.st_mode) and (found.st_size or not name.endswith(entries.MARKER)):
             return descriptor, found.st_size
         os.close(descriptor)
         return -1, ABSENT

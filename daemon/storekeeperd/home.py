@@ -19,13 +19,21 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from storekeeper.errors import StoreUnavailable
+from storekeeperd.ground import Ground
+
 FOLDER = ".storekeeper"
+TEMPORARY = f"{FOLDER}/tmp"
 FORMAT = 1
 
 # sysexits.h
 EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = (
     65, 66, 71, 73, 74, 75, 77, 78,
 )  # fmt: skip
+
+
+_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EACCES)
+_NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
 class StartError(Exception):
@@ -58,6 +66,10 @@ class Home:
         store: the store's directory; it and its parents are made if they are missing.
         namespaces: sub-folders that must exist.
 
+    Attributes:
+        ground: the way into the store's directory, for all who work in it.
+        beats: how often the marker was opened: as often the watcher hears of it.
+
     Raises:
         StartError: the store is no directory, cannot be written, is full, or another daemon has it.
     """
@@ -66,9 +78,13 @@ class Home:
         self.store = store
         self.folder = store / FOLDER
         self.private = self.folder / "tmp"
+        self.ground = Ground(store)
+        self._namespaces = namespaces
+        self.beats = 0
         self._lock = -1
+        self._address = ""
         try:
-            self._enter(namespaces)
+            self._enter()
         except OSError as error:
             self.leave()
             raise _start_error(store, error) from None
@@ -76,13 +92,13 @@ class Home:
             self.leave()
             raise
 
-    def _enter(self, namespaces: tuple[str, ...]) -> None:
+    def _enter(self) -> None:
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The folder may be entered by all: who may reach the store's directory may read where its daemon listens.
         self.folder.mkdir(mode=0o755, exist_ok=True)
         self._take_lock()
-        self._namespaces = namespaces
-        self.furnish()
+        with self.ground.stay() as stay:
+            self._furnish(stay.root)
         for left in self.private.iterdir():
             if not left.is_dir():
                 left.unlink()
@@ -91,21 +107,30 @@ class Home:
         for made in (self.store, self.store.parent):
             _sync(made)
 
-    def furnish(self) -> None:
+    def _furnish(self, root: int) -> None:
         """Makes the folders that must be there, if they are not."""
-        self.private.mkdir(mode=0o700, exist_ok=True)
-        for name in self._namespaces:
-            (self.store / name).mkdir(mode=0o700, exist_ok=True)
+        for name in (TEMPORARY, *self._namespaces):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=root)
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            holder = os.pread(lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
+            os.close(lock)
             raise StartError(f"{self.store} is owned by another daemon: {holder}", EX_TEMPFAIL) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = lock
+        held = os.fstat(lock)
+        self.ground.witness = held.st_dev, held.st_ino
 
     def _identify(self) -> str:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
@@ -115,9 +140,9 @@ class Home:
             version, store_id = known["format"], str(known["uuid"])
             uuid.UUID(store_id)
         except FileNotFoundError:
-            store_id = str(uuid.uuid4())
-            self._write_file("store", json.dumps({"format": FORMAT, "uuid": store_id}) + "\n")
-            return store_id
+            self.store_id = str(uuid.uuid4())
+            self._write_marker()
+            return self.store_id
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise StartError(
                 f"{path} is damaged; if {self.store} is the right store, remove that file and start again",
@@ -149,37 +174,94 @@ class Home:
 
     def announce(self, address: str) -> None:
         """Records where the daemon listens."""
+        self._address = address
         self._write_file("address", address + "\n")
 
-    def identity(self) -> tuple[int, int] | None:
-        """Returns device and inode of the store's directory, None if it is not there or is not the one we locked.
+    # -- while it runs
 
-        A copy of the store has the same UUID, but not our lock.
+    def check(self, *, unmoved: bool) -> bool:
+        """Returns whether the directory at the store's path is the store; makes it whole if something is missing.
+
+        It is if our locked file is in it. If not, it may have come back as another directory, from a copy or another
+        mount: then its marker has our UUID, and its lock is taken. An empty directory has neither, and is no store
+        that somebody emptied; unless it is known to be the very directory that we had, whose own folder is gone.
+
+        Opening the marker is also the heartbeat: the watcher must hear of it (see watcher.py).
+
+        Args:
+            unmoved: the directory is known to be the one that was there all along: its watch lives.
 
         Raises:
             OSError: it cannot be told at the moment, as when the process is out of descriptors.
         """
         try:
-            found = os.stat(self.store)
-            lock = os.stat(self.folder / "lock")
+            with self.ground.stay() as stay:
+                try:
+                    root = stay.root
+                except StoreUnavailable:
+                    if not self._take_again(unmoved):
+                        return False
+                    root = stay.root
+                # A damaged marker speaks for nothing and against nothing: the lock is ours.
+                ours = self.read_marker() in (self.store_id, None, "")
+                if ours:
+                    self._restore(root)
+                return ours
+        except StoreUnavailable:
+            return False
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EACCES):
-                return None
-            raise
-        if not os.path.samestat(lock, os.fstat(self._lock)):
+            if error.errno not in _AWAY:
+                raise
+            return False
+
+    def read_marker(self) -> str | None:
+        """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
+        try:
+            text = (self.folder / "store").read_text("utf-8")
+            self.beats += 1
+            return str(json.loads(text)["uuid"])
+        except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return ""
+
+    def _take_again(self, unmoved: bool) -> bool:
+        """Takes the lock of a directory that is ours by its marker, or because it cannot be another."""
+        marker = self.read_marker()
+        if marker != self.store_id and not (unmoved and marker is None and self.store.is_dir()):
+            return False
+        try:
+            self.folder.mkdir(mode=0o755, exist_ok=True)
+            self._take_lock()
+        except StartError:  # another daemon has it
+            return False
+        return True
+
+    def _restore(self, root: int) -> None:
+        """Makes again what somebody removed of our own."""
+        try:
+            self._furnish(root)
+            if not (self.folder / "store").exists():
+                self._write_marker()
+            if self._address and not (self.folder / "address").exists():
+                self.announce(self._address)
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                raise
 
     def leave(self) -> None:
         """Gives the store up: the address is removed, the lock released. Safe to call twice."""
         if self._lock < 0:
             return
         if hasattr(self, "store_id"):  # else another daemon's address may stand there
-            with contextlib.suppress(OSError):
-                if self.identity() is not None:
-                    (self.folder / "address").unlink(missing_ok=True)
+            with contextlib.suppress(OSError, StoreUnavailable):
+                os.close(self.ground.enter())
+                (self.folder / "address").unlink(missing_ok=True)
         os.close(self._lock)
         self._lock = -1
+
+    def _write_marker(self) -> None:
+        self._write_file("store", json.dumps({"format": FORMAT, "uuid": self.store_id}) + "\n")
 
     def _write_file(self, name: str, text: str) -> None:
         """Writes a small file whole: private name, fsync, rename."""

@@ -9,7 +9,10 @@ that a scan found but nobody looked at share one integer, so that a million of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 from storekeeperd.operations import ABSENT
 
@@ -19,14 +22,47 @@ _DOUBT = 0x100
 _SIZE_SHIFT = 9
 
 
+@dataclass(slots=True)
+class Totals:
+    """Sums over some entries.
+
+    Attributes:
+        objects: how many there are.
+        unsized: how many of them have a size that is not known, or in doubt.
+        bytes: the sum of the sizes as far as known.
+    """
+
+    objects: int = 0
+    unsized: int = 0
+    bytes: int = 0
+
+    def count(self, old: int | None, new: int | None) -> None:
+        """Takes the change of one entry from one value to another, None for no entry."""
+        if old is not None:
+            self.objects -= 1
+            if old < 0:
+                self.unsized -= 1
+            else:
+                self.bytes -= old >> _SIZE_SHIFT
+                self.unsized -= (old & _DOUBT) // _DOUBT
+        if new is not None:
+            self.objects += 1
+            self.bytes += new >> _SIZE_SHIFT
+
+
 class Index:
-    """A table of names; all methods are plain memory and fast, but for `names`, which copies the table's keys."""
+    """A table of names; all methods are plain memory and fast, but for `names`, which copies the table's keys.
+
+    Attributes:
+        whole: the sums over all entries.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[bytes, int] = {}
         self._mark = 0
-        self.known_bytes = 0
-        self.sized_objects = 0
+        self._only_confirmed = True  # since the mark, of an empty table: then a scan's names are all new
+        self.whole = Totals()
+        self._spaces: dict[bytes, Totals] = {}  # of namespaces other than the default one, by prefix
         # The test of membership is the hottest call of the daemon: the dict's own method, no call in between.
         self.has = self._entries.__contains__
 
@@ -38,39 +74,67 @@ class Index:
         entry = self._entries.get(name)
         return None if entry is None else entry >> _SIZE_SHIFT
 
+    def totals(self, prefix: bytes) -> Totals:
+        """Returns the sums over one namespace: `b""` for the default one, `b"namespace/"` for others."""
+        if prefix:
+            return replace(self._spaces.get(prefix, Totals()))
+        default = replace(self.whole)
+        for space in self._spaces.values():
+            default.objects -= space.objects
+            default.unsized -= space.unsized
+            default.bytes -= space.bytes
+        return default
+
     def assign(self, name: bytes, seen: int) -> None:
         """Makes the entry what a look saw: a size in bytes, or ABSENT."""
         old = self._entries.get(name)
-        if old is not None and old >= 0:
-            self.known_bytes -= old >> _SIZE_SHIFT
-            self.sized_objects -= 1
         if seen == ABSENT:
-            if old is not None:
-                del self._entries[name]
-            return
-        assert seen >= 0, seen
-        self.known_bytes += seen
-        self.sized_objects += 1
-        self._entries[name] = seen << _SIZE_SHIFT | self._mark
+            if old is None:
+                return
+            del self._entries[name]
+            new = None
+        else:
+            assert seen >= 0, seen
+            new = self._entries[name] = seen << _SIZE_SHIFT | self._mark
+        self._only_confirmed = False
+        self.whole.count(old, new)
+        if b"/" in name:
+            self._space(name).count(old, new)
 
     def next_mark(self) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`."""
         self._mark = (self._mark + 1) % _MARKS
+        self._only_confirmed = not self._entries
 
-    def confirm(self, names: Iterable[bytes]) -> None:
+    def confirm(self, names: Collection[bytes]) -> None:
         """Marks names as seen by the running scan; unknown ones are entered, size not known.
 
         The size of one that was not looked at since the scan began is in doubt: it may have been replaced unseen.
+        All names are of one namespace.
         """
         entries = self._entries
         mark = self._mark
         unknown = -1 << _SIZE_SHIFT | mark
-        for name in names:
-            entry = entries.get(name)
-            if entry is None or entry < 0:
-                entries[name] = unknown
-            elif entry & _MARK != mark:
-                entries[name] = entry & ~_MARK | _DOUBT | mark
+        before = len(entries)
+        doubted = 0
+        if self._only_confirmed:  # the first scan, at the speed of C
+            deque(map(entries.setdefault, names, repeat(unknown)), maxlen=0)
+        elif entries.keys().isdisjoint(names):
+            entries.update(dict.fromkeys(names, unknown))
+        else:
+            for name in names:
+                entry = entries.get(name)
+                if entry is None or entry < 0:
+                    entries[name] = unknown
+                elif entry & _MARK != mark:
+                    doubted += not entry & _DOUBT
+                    entries[name] = entry & ~_MARK | _DOUBT | mark
+        new = len(entries) - before
+        if new or doubted:
+            name = next(iter(names))
+            for totals in (self.whole, self._space(name)) if b"/" in name else (self.whole,):
+                totals.objects += new
+                totals.unsized += new + doubted
 
     def unmarked(self, names: Iterable[bytes]) -> list[bytes]:
         """Returns those of the names that are entered but not confirmed by the running scan."""
@@ -85,3 +149,6 @@ class Index:
     def names(self) -> list[bytes]:
         """Returns all names at this moment, in no order. Copies: about 10 ms at a million."""
         return list(self._entries)
+
+    def _space(self, name: bytes) -> Totals:
+        return self._spaces.setdefault(name[: name.index(b"/") + 1], Totals())

@@ -9,6 +9,7 @@ several times cheaper than a thread: the interpreter lock changes hands at every
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from storekeeper.errors import InternalError
 from storekeeperd.config import Limits
 from storekeeperd.disk import Disk, WouldWait
+from storekeeperd.ground import Stay
 from storekeeperd.operations import UNSEEN, Commit, Evict, Job, Operation, Outcome, Put, Write, failed
 
 log = logging.getLogger(__name__)
@@ -33,17 +35,24 @@ class Jobs:
         limits: what is short enough for the loop.
         wake: called from a worker when something has finished; must be quick and thread-safe.
         clock: seconds, monotonic.
+        inline: whether the loop may carry out anything itself; not where the disk is across a network.
     """
 
     def __init__(
-        self, disk: Disk, limits: Limits, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        disk: Disk,
+        limits: Limits,
+        wake: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        inline: bool = True,
     ) -> None:
         self._disk = disk
         self._limits = limits
         self._wake = wake
         self._clock = clock
         self._slow_s = limits.slow_disk_ms / 1000
-        self._slow_until = 0.0
+        self._slow_until = 0.0 if inline else math.inf
         # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync.
         self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -106,19 +115,20 @@ class Jobs:
         now = clock()
         slice_ends = now + self._limits.inline_slice_ms / 1000
         outcomes = job.outcomes
-        for operation in job.operations[len(outcomes) :] if outcomes else job.operations:
-            if now >= slice_ends:
-                self._unfinished.append(job)
-                return False
-            before = now
-            try:
-                outcomes.append(self._perform(operation, wait=False))
-            except WouldWait:
-                self._hand_over(job)
-                return False
-            now = clock()
-            if now - before > self._slow_s:
-                self._slow_until = now + _SLOW_FOR_S
+        with self._disk.stay() as stay:
+            for operation in job.operations[len(outcomes) :] if outcomes else job.operations:
+                if now >= slice_ends:
+                    self._unfinished.append(job)
+                    return False
+                before = now
+                try:
+                    outcomes.append(self._perform(operation, stay, wait=False))
+                except WouldWait:
+                    self._hand_over(job)
+                    return False
+                now = clock()
+                if now - before > self._slow_s:
+                    self._slow_until = now + _SLOW_FOR_S
         self.inline_jobs += 1
         return True
 
@@ -139,9 +149,9 @@ class Jobs:
             return operation.small
         return not isinstance(operation, Commit)
 
-    def _perform(self, operation: Operation, *, wait: bool) -> Outcome:
+    def _perform(self, operation: Operation, stay: Stay, *, wait: bool) -> Outcome:
         try:
-            return self._disk.perform(operation, wait=wait)
+            return self._disk.perform(operation, stay, wait=wait)
         except WouldWait:
             raise
         except Exception as error:
@@ -150,7 +160,8 @@ class Jobs:
 
     def _work(self, todo: queue.SimpleQueue[Job | None]) -> None:
         while (job := todo.get()) is not None:
-            for operation in job.operations[len(job.outcomes) :]:
-                job.outcomes.append(self._perform(operation, wait=True))
+            with self._disk.stay() as stay:
+                for operation in job.operations[len(job.outcomes) :]:
+                    job.outcomes.append(self._perform(operation, stay, wait=True))
             self._done.append(job)
             self._wake()

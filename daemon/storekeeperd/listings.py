@@ -1,7 +1,7 @@
 """The verb `list`: names, page by page, as they were when the listing began.
 
-Pure. A listing is made from the index only while that can be believed: until then it waits for the scan that is
-under way, and where nothing is ever heard of changes it asks for a scan of its own. A connection has one at a time.
+Pure. Owns the pages. A listing is made from the index once that can be believed (barriers.py sees to it). A connection
+has one at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from storekeeper import wire
 from storekeeper.errors import BadRequest, TooMany
 from storekeeperd.answers import Peer
-from storekeeperd.coherence import Coherence
+from storekeeperd.barriers import Barriers
 
 if TYPE_CHECKING:
     from storekeeperd.service import Service
@@ -28,44 +28,22 @@ class Listing:
 
 
 class Listings:
-    """Listings, and the requests for one that wait for a scan."""
+    """Listings, and the requests for one that wait."""
 
-    def __init__(self, service: Service, coherence: Coherence) -> None:
+    def __init__(self, service: Service, barriers: Barriers) -> None:
         self._service = service
-        self._coherence = coherence
-        self._waiting: list[tuple[int, Peer, wire.Request]] = []
+        self._barriers = barriers
 
     def list_names(self, peer: Peer, request: wire.Request) -> None:
         """Answers a page of names as one payload, each ended by NUL; the details have a handle if there are more."""
         if request.arguments:
             self._go_on(peer, request)
             return
-        space = self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
-        if self._coherence.coherent:
-            self._begin(peer, request, space)
-            return
-        if not self._coherence.watched and not self._coherence.wants_scan:  # a scan that runs began too early
-            self._coherence.lost("asked for a list without a watch")
-        peer.owed_requests += 1
-        self._waiting.append((self._coherence.epoch, peer, request))
+        self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
+        self._barriers.hold(peer, request, self._begin)
 
-    def proceed(self) -> None:
-        """Answers the requests whose scan is complete. To be called when one may be."""
-        if not self._waiting:
-            return
-        clean = self._coherence.clean
-        ready = [waiting for waiting in self._waiting if waiting[0] <= clean or waiting[1].gone]
-        if ready:
-            self._waiting = [waiting for waiting in self._waiting if waiting[0] > clean and not waiting[1].gone]
-        for _, peer, request in ready:
-            peer.owed_requests -= 1
-            if not peer.gone:
-                self._service.guarded(peer, request, self._begin_again)
-
-    def _begin_again(self, peer: Peer, request: wire.Request) -> None:
-        self._begin(peer, request, self._service.prefix(request.options))
-
-    def _begin(self, peer: Peer, request: wire.Request, space: bytes) -> None:
+    def _begin(self, peer: Peer, request: wire.Request) -> None:
+        space = self._service.prefix(request.options)
         if any(isinstance(held, Listing) for held in peer.handles.values()):
             raise TooMany("a connection has one listing at a time; read it to its end, or close it")
         transfers = self._service.transfers

@@ -67,6 +67,13 @@ class Look:
 
 
 @dataclass(slots=True)
+class Survey:
+    """Which of many names are objects? The payload is a list: what was seen of each, as in `Outcome.seen`."""
+
+    names: list[bytes]
+
+
+@dataclass(slots=True)
 class Get:
     """Read an object whole. Word `ok`, `absent`, `large` (over a message) or `later` (over this reply's budget)."""
 
@@ -152,7 +159,7 @@ class Close:
     descriptor: int
 
 
-Operation = Look | Get | Put | Evict | Stat | Begin | Write | Commit | Open | Read | Close
+Operation = Look | Survey | Get | Put | Evict | Stat | Begin | Write | Commit | Open | Read | Close
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN, Commit, Evict, Job, Look, Operation, Outcome, Put
+from storekeeperd.operations import ABSENT, UNSEEN, Commit, Evict, Job, Look, Operation, Outcome, Put, Survey
 from storekeeperd.turns import Turns
 
 Ticket = Callable[[Any, Outcome], None] | None
@@ -74,7 +74,7 @@ class Orders:
         """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
         asked = 0
         while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
-            self.order([Look(name) for name in names], [self.look_ticket(name) for name in names])
+            self.order([Survey(names)], [self._survey_ticket(names)])
             asked += len(names)
         return asked
 
@@ -87,8 +87,22 @@ class Orders:
 
     def observe(self, name: bytes, seen: int) -> None:
         """Takes what a read found in passing: a question, if the index says otherwise."""
-        if seen != UNSEEN and self._index.size(name) != (None if seen == ABSENT else seen):
+        if seen == UNSEEN:
+            return
+        known = self._index.size(name)
+        if seen == ABSENT and known is not None:
+            self._coherence.missed(name)
+        elif seen not in (ABSENT, known):
             self._coherence.ask(name)
+
+    def _survey_ticket(self, names: list[bytes]) -> Ticket:
+        number = self._coherence.start_looks(names)
+
+        def surveyed(_: Survey, outcome: Outcome) -> None:
+            seen = outcome.payload if outcome.error is None else [UNSEEN] * len(names)
+            self._coherence.looked_at_all(names, number, seen)
+
+        return surveyed
 
     def _change_ticket(self, ticket: Ticket) -> Ticket:
         def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:

@@ -1,21 +1,23 @@
 """How an object gets its name: the one door by which files enter a store.
 
-Owns the publish order: unnamed file, write, length check, metadata, fsync if asked, link or rename into place, fsync of
-the directory if asked, look. A crash between any two steps leaves either the old state or the new one, and nothing
-under the object's name that is not whole: an unnamed file vanishes with its descriptor, a private name is cleaned up
-at the next start.
+Owns the publish order: unnamed file, write, length check, metadata, fsync if asked, link or rename into place, marker
+if asked, fsync of the directory if asked, look. A crash between any two steps leaves either the old state or the new
+one, and nothing under the object's name that is not whole: an unnamed file vanishes with its descriptor, a private
+name is cleaned up at the next start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
 import time
-from pathlib import Path
 from typing import Any
 
-from storekeeper.errors import DiskFailed, KeyExists, NotAnObject
+from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
+from storekeeperd.entries import MARKER
+from storekeeperd.ground import Stay
 from storekeeperd.operations import ABSENT, Commit, Origin, Outcome, Put
 
 ATTRIBUTE = "user.storekeeper"
@@ -29,15 +31,15 @@ class Publisher:
     """Makes files and gives them names. Thread-safe.
 
     Args:
-        root: the store's directory, with a slash at its end.
-        private: an existing directory on the same file system for temporary names; only this daemon uses it.
+        private: where temporary names are, relative to the store; an existing directory that only this daemon uses.
         unnamed_files: whether the file system has O_TMPFILE.
         attributes: whether it has user attributes.
+        ready_markers: make FileConnector's markers, so that it reads what is put here.
     """
 
-    def __init__(self, root: bytes, private: Path, *, unnamed_files: bool, attributes: bool) -> None:
-        self._root = root
+    def __init__(self, private: str, *, unnamed_files: bool, attributes: bool, ready_markers: bool) -> None:
         self._private = os.fsencode(private) + b"/"
+        self._ready_markers = ready_markers
         self._unnamed_files = unnamed_files
         self._attributes = attributes
         self._serial = itertools.count(1)
@@ -49,91 +51,118 @@ class Publisher:
         """Releases what the publisher itself holds; to be called once."""
         os.close(self._descriptors)
 
-    def begin(self) -> int:
+    def begin(self, root: int) -> int:
         """Returns the descriptor of a new empty file that no reader can find; `discard` ends it."""
         flags = os.O_RDWR | os.O_CLOEXEC
         if self._unnamed_files:
-            return os.open(self._private, flags | os.O_TMPFILE, 0o600)
+            return os.open(self._private, flags | os.O_TMPFILE, 0o600, dir_fd=root)
         path = self._private + str(next(self._serial)).encode()
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=root)
         self._named[descriptor] = path
         return descriptor
 
-    def discard(self, descriptor: int) -> None:
-        """Closes a file that `begin` made; what was not published of it is gone."""
+    def discard(self, descriptor: int, stay: Stay) -> None:
+        """Closes a file that `begin` made; what was not published of it is gone.
+
+        A private name that cannot be removed now, because the store is away, is removed at the next start.
+        """
         path = self._named.pop(descriptor, None)
         os.close(descriptor)
         if path is not None:
-            os.unlink(path)
+            with contextlib.suppress(StoreUnavailable, FileNotFoundError):
+                os.unlink(path, dir_fd=stay.root)
 
-    def publish(self, descriptor: int, size: int, operation: Put | Commit) -> Outcome:
+    def publish(self, descriptor: int, size: int, operation: Put | Commit, root: int) -> Outcome:
         """Gives a written file the object's name. Whatever happens, no other name of it is left behind."""
+        name = operation.name
         found = os.fstat(descriptor)
         if found.st_size != size:
             raise DiskFailed(f"{size} bytes were written, the file has {found.st_size}; nothing was stored")
+        if not size and name.endswith(MARKER):
+            raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
         if self._attributes:
             os.setxattr(descriptor, ATTRIBUTE, _metadata_of(operation.origin))
         os.fchmod(descriptor, OBJECT_MODE)
         if operation.durable:
             os.fsync(descriptor)
-        path = self._root + operation.name
-        word = self._link_or_compare(descriptor, size, path, operation.replace)
+        word = self._link_or_compare(descriptor, size, name, root, operation.replace)
+        if self._ready_markers:  # last, as FileConnector does: who sees the marker finds the object
+            with contextlib.suppress(FileExistsError):
+                os.mknod(name + MARKER, stat.S_IFREG | 0o444, dir_fd=root)
         if operation.durable:
             if word == b"same":
-                _sync_file(path)  # the bytes that stay are the other file's
-            _sync_directory(os.path.dirname(path))
-        return Outcome(word, look(path))
+                _sync_file(name, root)  # the bytes that stay are the other file's
+            _sync_directory(os.path.dirname(name) or b".", root)
+        return Outcome(word, look(name, root))
 
-    def _link_or_compare(self, descriptor: int, size: int, path: bytes, replace: bool) -> bytes:
+    def unpublish(self, name: bytes, root: int) -> None:
+        """Removes an object, then its marker; raises `FileNotFoundError` if the object is not there."""
+        os.unlink(name, dir_fd=root)
+        if self._ready_markers:
+            self._remove_marker(name + MARKER, root)
+
+    def _remove_marker(self, name: bytes, root: int) -> None:
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=root, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and not found.st_size:  # else it is an object that is named so
+                os.unlink(name, dir_fd=root)
+
+    def _link_or_compare(self, descriptor: int, size: int, name: bytes, root: int, replace: bool) -> bytes:
         for _ in range(10):
             try:
-                self._link(descriptor, path)
+                self._link(descriptor, name, root)
                 return b"created"
             except FileExistsError:
                 pass
             try:
-                found = os.lstat(path)
+                found = os.stat(name, dir_fd=root, follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode):
                     raise NotAnObject(
                         "a directory, link or other foreign entry holds that name in the store; "
                         "remove it or choose another key"
                     )
                 if replace:
-                    self._rename_over(descriptor, path)
+                    self._rename_over(descriptor, name, root)
                     return b"replaced"
-                if found.st_size == size and _same_bytes(descriptor, path, size):
+                if found.st_size == size and _same_bytes(descriptor, name, root, size):
                     return b"same"
             except FileNotFoundError:
                 continue  # somebody removed it between our two calls: the name is free again
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
-    def _link(self, descriptor: int, path: bytes) -> None:
+    def _link(self, descriptor: int, name: bytes, root: int) -> None:
         named = self._named.get(descriptor)
         if named is not None:
-            os.link(named, path)
+            os.link(named, name, src_dir_fd=root, dst_dir_fd=root)
         else:
             # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege.
-            os.link(str(descriptor), path, src_dir_fd=self._descriptors, follow_symlinks=True)
+            os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=root, follow_symlinks=True)
 
-    def _rename_over(self, descriptor: int, path: bytes) -> None:
+    def _rename_over(self, descriptor: int, name: bytes, root: int) -> None:
         """Replaces atomically: a second, private name, then rename(2). Old readers keep the old inode."""
         private = self._private + b"r" + str(next(self._serial)).encode()
-        self._link(descriptor, private)
+        self._link(descriptor, private, root)
         try:
-            os.rename(private, path)
+            os.rename(private, name, src_dir_fd=root, dst_dir_fd=root)
         except OSError:
-            os.unlink(private)
+            os.unlink(private, dir_fd=root)
             raise
 
 
-def look(path: bytes) -> int:
-    """Returns the size of the object at a path, ABSENT if there is no regular file; raises `OSError` otherwise."""
+def look(name: bytes, root: int) -> int:
+    """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` otherwise.
+
+    An object is a regular file; but an empty one that is named as FileConnector names its markers is a marker.
+    """
     try:
-        found = os.lstat(path)
+        found = os.stat(name, dir_fd=root, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
-    return found.st_size if stat.S_ISREG(found.st_mode) else ABSENT
+    size = found.st_size
+    if not stat.S_ISREG(found.st_mode) or (not size and name.endswith(MARKER)):
+        return ABSENT
+    return size
 
 
 def _metadata_of(origin: Origin) -> bytes:
@@ -150,8 +179,8 @@ def write_all(descriptor: int, payload: Any, offset: int) -> None:
         written += os.pwrite(descriptor, view[written:], offset + written)
 
 
-def _same_bytes(descriptor: int, path: bytes, size: int) -> bool:
-    other = os.open(path, READ_FLAGS)
+def _same_bytes(descriptor: int, name: bytes, root: int, size: int) -> bool:
+    other = os.open(name, READ_FLAGS, dir_fd=root)
     try:
         for offset in range(0, size, _COMPARE_BYTES):
             if os.pread(descriptor, _COMPARE_BYTES, offset) != os.pread(other, _COMPARE_BYTES, offset):
@@ -161,12 +190,12 @@ def _same_bytes(descriptor: int, path: bytes, size: int) -> bool:
         os.close(other)
 
 
-def _sync_directory(path: bytes) -> None:
-    _sync_file(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_directory(name: bytes, root: int) -> None:
+    _sync_file(name, root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _sync_file(path: bytes, flags: int = READ_FLAGS) -> None:
-    descriptor = os.open(path, flags)
+def _sync_file(name: bytes, root: int, flags: int = READ_FLAGS) -> None:
+    descriptor = os.open(name, flags, dir_fd=root)
     try:
         os.fsync(descriptor)
     finally:

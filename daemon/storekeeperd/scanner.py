@@ -1,7 +1,7 @@
 """Reads the store's directories from end to end, in a thread of its own, beside everything else.
 
-Owns that thread. Hands over names in chunks through a short queue, so that it never runs far ahead of the loop.
-Decides nothing: what a scan means is coherence.py's.
+Owns that thread, which only waits for the kernel: what it read goes through a short queue, so that it never runs far
+ahead, and is taken apart by the loop. Decides nothing: what a scan means is coherence.py's.
 """
 
 from __future__ import annotations
@@ -10,13 +10,37 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+from storekeeper.errors import StorekeeperError
+from storekeeperd import entries
 from storekeeperd.disk import Disk
+from storekeeperd.entries import Sorted
 
 log = logging.getLogger(__name__)
 
 _QUEUE_CHUNKS = 16
+
+
+@dataclass(slots=True)
+class Report:
+    """What a scan was like, once it has ended.
+
+    Attributes:
+        complete: the directories were read to their end.
+        seconds: how long it took.
+        names: objects seen.
+        foreign: entries that are no objects, by kind (see entries.py).
+        doubtful: names seen that take a look.
+    """
+
+    complete: bool = False
+    seconds: float = 0.0
+    names: int = 0
+    foreign: Counter[str] = field(default_factory=Counter)
+    doubtful: list[bytes] = field(default_factory=list)
 
 
 class Scanner:
@@ -26,20 +50,24 @@ class Scanner:
         disk: what is scanned.
         prefixes: the directories, as in Disk.scan.
         wake: called when there is something to `take`; quick and thread-safe.
+
+    Attributes:
+        report: of the scan that is running, as far as it came, or of the last one.
     """
 
     def __init__(self, disk: Disk, prefixes: Iterable[bytes], wake: Callable[[], None]) -> None:
         self._disk = disk
         self._prefixes = tuple(prefixes)
         self._wake = wake
-        self._chunks: queue.Queue[list[bytes] | bool] = queue.Queue(_QUEUE_CHUNKS)
+        self._chunks: queue.Queue[tuple[bytes, bytes] | tuple[bool, float]] = queue.Queue(_QUEUE_CHUNKS)
         self._thread: threading.Thread | None = None
         self._closing = False
-        self.foreign = 0
+        self.report = Report()
 
     def start(self) -> None:
         """Starts a scan; the one before must have ended."""
         assert self._thread is None
+        self.report = Report()
         self._thread = threading.Thread(target=self._scan, name="storekeeperd-scanner", daemon=True)
         self._thread.start()
 
@@ -48,17 +76,29 @@ class Scanner:
         """Whether a scan was started whose end has not been taken."""
         return self._thread is not None
 
-    def take(self) -> list[bytes] | bool | None:
-        """Returns a chunk of names, or True for a complete end, False for a failed one; None if nothing is there."""
+    def take(self) -> Sorted | Report | None:
+        """Returns some entries, or the report at the end; None if nothing is there yet. About a millisecond."""
         try:
             chunk = self._chunks.get_nowait()
         except queue.Empty:
             return None
-        if isinstance(chunk, bool):
+        report = self.report
+        if isinstance(chunk[0], bool):
             assert self._thread is not None
             self._thread.join()
             self._thread = None
-        return chunk
+            report.complete, report.seconds = chunk
+            report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
+            return report
+        prefix, data = chunk
+        found = entries.sort(*entries.take_apart(data))
+        if prefix:
+            found.objects = [prefix + name for name in found.objects]
+            found.doubtful = [prefix + name for name in found.doubtful]
+        report.names += len(found.objects)
+        report.foreign.update(found.foreign)
+        report.doubtful += found.doubtful
+        return found
 
     def close(self, timeout_s: float) -> None:
         """Ends a running scan; waits for its thread, but no longer than `timeout_s`."""
@@ -70,19 +110,17 @@ class Scanner:
 
     def _scan(self) -> None:
         complete = False
-        foreign = 0
+        started = time.monotonic()
         try:
             for prefix in self._prefixes:
-                for names, passed_over in self._disk.scan(prefix):
+                for data in self._disk.scan(prefix):
                     if self._closing:
                         return
-                    foreign += passed_over
-                    self._chunks.put(names)
+                    self._chunks.put((prefix, data))
                     self._wake()
-            self.foreign = foreign - (len(self._prefixes) - 1)  # the namespaces' folders are ours
             complete = True
-        except OSError as error:
-            log.warning("scan failed: %s", error)
+        except (OSError, StorekeeperError) as error:
+            log.warning("scan failed, nothing is concluded from it: %s", error)
         finally:
-            self._chunks.put(complete)
+            self._chunks.put((complete, time.monotonic() - started))
             self._wake()

@@ -26,6 +26,7 @@ from storekeeper.errors import (
     TooMany,
 )
 from storekeeperd.answers import Answer, Peer
+from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
@@ -67,6 +68,7 @@ class Service:
     Attributes:
         replies: (peer, frames) to be sent; the driver takes them from here.
         orders: how operations become jobs; jobs: those that wait, the driver takes them from here.
+        barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
         store_away: the store's directory is not there; all verbs but `status` are refused.
     """
 
@@ -92,7 +94,8 @@ class Service:
         self._status = status
         self._stopping = False
         transfers = self.transfers = Transfers(self)
-        self._listings = Listings(self, coherence)
+        self.barriers = Barriers(index, coherence, self.guarded)
+        listings = Listings(self, self.barriers)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": self._exists,
             b"get": self._get,
@@ -100,7 +103,8 @@ class Service:
             b"evict": self._evict,
             b"stat": self._stat,
             b"status": self._tell_status,
-            b"list": self._listings.list_names,
+            b"usage": self._usage,
+            b"list": listings.list_names,
             b"upload": transfers.upload,
             b"write": transfers.write,
             b"commit": transfers.commit,
@@ -156,11 +160,6 @@ class Service:
         """Refuses requests from now on; what is under way goes on."""
         self._stopping = True
 
-    def hints(self, names: Iterable[bytes]) -> None:
-        """Takes names that the watcher heard of."""
-        for name in names:
-            self._coherence.ask(name)
-
     def finished(self, job: Job) -> None:
         """Takes back a job with its outcomes."""
         self.orders.finished(job)
@@ -168,7 +167,7 @@ class Service:
     def ask_disk(self, names_max: int) -> int:
         """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
         asked = self.orders.ask(names_max)
-        self._listings.proceed()
+        self.barriers.proceed()
         return asked
 
     # -- the verbs
@@ -267,20 +266,35 @@ class Service:
         operations: list[Operation] = [Stat(name) for _, name in names]
         self.orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names])
 
+    def _usage(self, peer: Peer, request: wire.Request) -> None:
+        if request.arguments:
+            raise BadRequest(f"usage takes as arguments: {wire.ARGUMENTS[b'usage']}")
+        self.prefix(request.options)  # refuses an unknown namespace before anything waits
+        self.barriers.hold(peer, request, self._tell_usage, sizes=True)
+
+    def _tell_usage(self, peer: Peer, request: wire.Request) -> None:
+        totals = self._index.totals(self.prefix(request.options))
+        details = {
+            "objects": totals.objects,
+            "bytes": totals.bytes,
+            "objects_not_sized": totals.unsized,
+        }
+        self.reply(peer, request, wire.OK, (), details)
+
     def _tell_status(self, peer: Peer, request: wire.Request) -> None:
         if request.arguments:
             raise BadRequest(f"status takes as arguments: {wire.ARGUMENTS[b'status']}")
-        index, coherence = self._index, self._coherence
+        coherence, whole = self._coherence, self._index.whole
         details = {
-            "objects": len(index),
-            "bytes": index.known_bytes,
-            "objects_not_sized": len(index) - index.sized_objects,
+            "objects": whole.objects,
+            "bytes": whole.bytes,
+            "objects_not_sized": whole.unsized,
             "coherent": coherence.coherent,
             "epoch": coherence.epoch,
             "clean": coherence.clean,
             "scans": coherence.scans,
             "losses": dict(coherence.losses),
-            "questions": coherence.questions,
+            "names_in_doubt": coherence.in_doubt,
             "namespaces": list(self._prefixes),
             "jobs": self.orders.under_way,
             "limits": {

@@ -1,0 +1,104 @@
+"""Requests that wait until the index is known to be true: for the repair of a loss, or for all that was done before.
+
+Pure. Owns the waiting, not the repair. A request that asks for a `fresh` answer must see everything that was done to
+the directory before it came. Where the watch hears of every change that is so once what the kernel had queued by then
+is read (the driver does that, and calls `heard`), and every name in doubt is looked at. Elsewhere it takes a scan that
+begins after the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from storekeeper import wire
+from storekeeperd.answers import Peer
+from storekeeperd.coherence import Coherence
+from storekeeperd.index import Index
+
+Verb = Callable[[Peer, wire.Request], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    peer: Peer
+    request: wire.Request
+    then: Verb
+    heard: bool
+    sizes: bool
+    epoch: int = 0
+    scan: int = 0
+    doubts: set[bytes] = field(default_factory=set)
+
+
+class Barriers:
+    """Requests that wait.
+
+    Args:
+        index, coherence: what they wait for.
+        guarded: called as `guarded(peer, request, verb)` when the wait is over; answers, whatever goes wrong.
+
+    Attributes:
+        exact: whether the watch hears of every change, whoever makes it.
+    """
+
+    def __init__(self, index: Index, coherence: Coherence, guarded: Callable[[Peer, wire.Request, Verb], None]) -> None:
+        self.exact = True
+        self._index = index
+        self._coherence = coherence
+        self._guarded = guarded
+        self._waiting: list[_Waiter] = []
+
+    def hold(self, peer: Peer, request: wire.Request, then: Verb, *, sizes: bool = False) -> None:
+        """Answers a request by `then(peer, request)`: at once if the index may be believed, else when it may.
+
+        With the option `fresh` it waits for all that was done to the directory before; and, with `sizes`, until every
+        object was looked at.
+        """
+        coherence = self._coherence
+        fresh = request.options.get("fresh", False)
+        if coherence.coherent and not fresh:
+            then(peer, request)
+            return
+        heard = not (fresh and coherence.watched and self.exact)
+        waiter = _Waiter(peer, request, then, heard, fresh and sizes, coherence.epoch)
+        if not coherence.watched or (fresh and not self.exact):
+            waiter.scan = coherence.want_scan()
+        peer.owed_requests += 1
+        self._waiting.append(waiter)
+
+    @property
+    def unheard(self) -> bool:
+        """Whether somebody waits for what the kernel has queued to be read; then `heard` is to be called."""
+        return any(not waiter.heard for waiter in self._waiting)
+
+    def heard(self) -> None:
+        """Takes that everything which the kernel had to tell was read and asked about."""
+        for waiter in self._waiting:
+            if not waiter.heard:
+                waiter.heard = True
+                waiter.epoch = self._coherence.epoch
+                waiter.doubts = self._coherence.doubts()
+
+    def proceed(self) -> None:
+        """Answers the requests whose wait is over. To be called when one may be."""
+        if not self._waiting:
+            return
+        over = [waiter for waiter in self._waiting if waiter.peer.gone or self._is_over(waiter)]
+        if not over:
+            return
+        self._waiting = [waiter for waiter in self._waiting if waiter not in over]
+        for waiter in over:
+            self._coherence.forget(waiter.doubts)
+            waiter.peer.owed_requests -= 1
+            if not waiter.peer.gone:
+                self._guarded(waiter.peer, waiter.request, waiter.then)
+
+    def _is_over(self, waiter: _Waiter) -> bool:
+        return (
+            waiter.heard
+            and not waiter.doubts
+            and self._coherence.clean >= waiter.epoch
+            and self._coherence.has_scanned(waiter.scan)
+            and not (waiter.sizes and self._index.whole.unsized)
+        )

@@ -1,0 +1,99 @@
+"""The directory at the store's path: entered anew for every job, and only if it is the one whose objects we know.
+
+Owns the way in. A path can lead elsewhere from one moment to the next (renamed, exchanged, mounted over, an ancestor
+moved), often without any event. So every job opens the directory, sees that our locked file is in it, and works
+relative to that descriptor: whatever happens to the path meanwhile, no object is read from, written to or removed from
+another directory. The locked file proves it even where an inode number is used again: it is held open, so its own
+number cannot be.
+
+The descriptor is held for no longer than a job: the kernel tells nobody that a directory was removed while somebody
+has it open, and it could not be unmounted.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from storekeeper.errors import StoreUnavailable
+
+WITNESS = b".storekeeper/lock"
+"""The file, relative to the store, that proves which directory it is."""
+
+_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Ground:
+    """The way into one store. Thread-safe.
+
+    Args:
+        store: the directory's path.
+
+    Attributes:
+        witness: device and inode of the file that must be found at `WITNESS`; None while nothing proves anything.
+        denied: somebody was refused since it was last set to False: the directory is worth a check.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.path = os.fsencode(store)
+        self.witness: tuple[int, int] | None = None
+        self.denied = False
+
+    def enter(self) -> int:
+        """Returns a descriptor (O_PATH) of the store's directory, to be closed soon.
+
+        Raises:
+            StoreUnavailable: it is not there, or another directory is.
+            OSError: it cannot be told at the moment, as when the process is out of descriptors.
+        """
+        try:
+            descriptor = os.open(self.path, _FLAGS)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            raise self._deny() from None
+        try:
+            found = os.stat(WITNESS, dir_fd=descriptor)
+            if (found.st_dev, found.st_ino) != self.witness:
+                raise self._deny()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            os.close(descriptor)
+            raise self._deny() from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def stay(self) -> Stay:
+        """Returns a stay in the directory, for the operations of one job; enters when it is first needed."""
+        return Stay(self)
+
+    def _deny(self) -> StoreUnavailable:
+        self.denied = True
+        return StoreUnavailable("the store's directory is not there, or another one is; served again when it is back")
+
+
+class Stay:
+    """One stay in the store's directory. To be used with `with`, by one thread."""
+
+    __slots__ = ("_descriptor", "_ground")
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._descriptor = -1
+
+    @property
+    def root(self) -> int:
+        """Descriptor of the directory, good until the stay ends; raises as `Ground.enter`."""
+        if self._descriptor < 0:
+            self._descriptor = self._ground.enter()
+        return self._descriptor
+
+    def __enter__(self) -> Stay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,406 @@
+"""Keeps the index true to the directory, whatever happens to the directory.
+
+Owns the watch, the scans and the judgement whether the store is still there; coherence.py decides what follows from
+what they say. Runs in the loop and never waits. What it does:
+
+* What the watcher hears becomes questions; every kind of loss is told, and repaired by a scan.
+* Once a second, when a mount changes (/proc/self/mountinfo), and when a job was denied the directory, it checks that
+  the directory at the path is the store. If not, the store is away: requests are refused until it is back.
+* The check opens the store's marker. The watcher must hear of that before the next one, else the watch is deaf and made
+  anew; how long it takes until all that was heard before is looked at is the `lag`.
+* By the clock it scans though nothing is known to be lost: rarely where the watch hears of everything, often where
+  other nodes or layers change the files (filesystem.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from typing import Any
+
+from storekeeperd.barriers import Barriers
+from storekeeperd.coherence import Coherence
+from storekeeperd.config import Config
+from storekeeperd.entries import MARKER
+from storekeeperd.filesystem import FileSystem, find
+from storekeeperd.home import Home
+from storekeeperd.index import Index
+from storekeeperd.loop import READ, Loop, Timer
+from storekeeperd.scanner import Report, Scanner
+from storekeeperd.service import Service
+from storekeeperd.sizing import Sizing
+from storekeeperd.watcher import DEAF, GONE, MOVED, OVERFLOW, Heard, Watcher, WatchRefused
+
+log = logging.getLogger(__name__)
+
+AWAY = "store_away"
+"""The loss of a directory that was gone, or another, for a while."""
+REPLACED = "directory_replaced"
+"""Another directory than the watched one stands at the path, and nothing was heard of it."""
+RENEWED = "watch_renewed"
+"""The watch was made anew: what happened between the old one and the new one is not known."""
+
+_FAILED_S = 1.0
+_LATE_S = 0.05
+"""Some kernels (5.3 to 5.16) report a delete before lstat(2) and readdir(3) see it; that long is looked again."""
+_WATCH_AGAIN_S = 30.0
+_DEAF_MAX = 3
+_TIMES_SCAN = 20
+"""A scan by the clock comes no oftener than this many times its own length: at most a twentieth of a core."""
+
+
+class Reconciler:
+    """Keeps one index true.
+
+    Args:
+        config: the store, and how to watch it.
+        loop: where it takes its turns.
+        home: whether the store is there.
+        watcher, scanner: what they say is taken here.
+        service: told whether the store is away; the barriers are its.
+        index: what exists; coherence: told everything that was heard, lost and scanned.
+        sizing: begins when a scan is complete.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        home: Home,
+        watcher: Watcher,
+        scanner: Scanner,
+        service: Service,
+        index: Index,
+        coherence: Coherence,
+        sizing: Sizing,
+    ) -> None:
+        self._config = config
+        self._loop = loop
+        self._home = home
+        self._watcher = watcher
+        self._scanner = scanner
+        self._service = service
+        self._barriers: Barriers = service.barriers
+        self._index = index
+        self._coherence = coherence
+        self._sizing = sizing
+        self._directories = [config.store, *(config.store / name for name in config.namespaces)]
+        self.file_system: FileSystem = find(config.store)
+        self._listened = -1  # the watcher's descriptor in the loop
+        self._armed: list[tuple[int, int]] = []  # devices and inodes of the watched directories; empty: watch anew
+        self._known: list[tuple[int, int]] = []  # the same, kept while in doubt
+        self._sound = False  # nothing was heard that ends the watch of those
+        self._refused = ""
+        self._watch_again_at = 0.0
+        self._deaf = 0
+        self._mounts = -1
+        self._scan_at = 0.0
+        self._timed_scan_at = 0.0
+        self._scan_timer: Timer | None = None
+        self._late_timer: Timer | None = None
+        self._last_scan: dict[str, Any] = {}
+        self._report = Report()
+        self._foreign: dict[str, int] = {}
+        self._foreign_of = 0  # the scan that they were counted after
+        self._beat_sent_at = 0.0  # 0: none is expected
+        self._beat_doubts: set[bytes] | None = None  # in doubt when it was heard
+        self._lag_s = 0.0
+
+    def start(self) -> None:
+        """Begins to watch; the first scan begins with the next turn."""
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        # proc_pid_mounts(5): a change of the mounts shows as an exceptional condition.
+        self._loop.watch(self._mounts, select.EPOLLPRI | select.EPOLLERR, lambda _: self.check())
+        self._arm()
+
+    def close(self, timeout_s: float) -> None:
+        """Ends the watch, and the scan that runs. Waits for its thread, but no longer than `timeout_s`."""
+        self._scanner.close(timeout_s)
+        self._unwatch()
+        if self._mounts >= 0:
+            os.close(self._mounts)
+            self._mounts = -1
+
+    # -- its turns
+
+    def turn(self) -> None:
+        """Does what is due in this turn of the loop."""
+        if self._scanner.running:
+            self._take_scanned()
+        if self._barriers.unheard:
+            self._take_in(self._watcher.take(everything=True))
+            self._barriers.heard()
+        if self._home.ground.denied and not self._service.store_away:
+            self.check()
+        if self._beat_doubts is not None and not self._beat_doubts:
+            self._measure_lag()
+        if self._coherence.wants_scan and not (self._scanner.running or self._service.store_away):
+            self._start_scan()
+
+    def tick(self) -> None:
+        """Does what is due every second."""
+        self._coherence.retry_unanswered()
+        self._sizing.tick()
+        self._judge_hearing()
+        before = self._home.beats
+        self.check()
+        if self._watching and self._home.beats > before and not self._beat_sent_at:
+            self._beat_sent_at = time.monotonic()
+        if self._last_scan and time.monotonic() >= self._timed_scan_at and not self._coherence.scanning:
+            self._timed_scan_at = time.monotonic() + self._scan_every_s
+            self._coherence.want_scan()
+
+    # -- what is heard
+
+    def _hear(self, _: int) -> None:
+        self._take_in(self._watcher.take())
+
+    def _take_in(self, heard: Heard) -> None:
+        self._note(heard)
+        if heard.losses and heard.losses != [OVERFLOW]:
+            self._watch_again_at = 0.0
+            self.check()
+
+    def _note(self, heard: Heard) -> None:
+        if heard.names:
+            self._coherence.hear(heard.names)
+            if self._coherence.wants_second_looks and self._late_timer is None:
+                self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
+        if heard.beat:
+            self._take_beat()
+        for kind in dict.fromkeys(heard.losses):
+            self._lose(kind)
+
+    def _lose(self, kind: str) -> None:
+        log.warning("changes may have gone unseen (%s): scanning the store", kind)
+        self._coherence.lost(kind)
+        self._scan_at = max(self._scan_at, time.monotonic() + _LATE_S)
+        if kind in (MOVED, GONE, DEAF):
+            self._sound = False
+        if kind != OVERFLOW:
+            self._armed = []
+        self._take_beat()  # it may be among what was lost
+
+    def _look_again(self) -> None:
+        self._late_timer = None
+        self._coherence.ask_second_looks()
+        if self._coherence.wants_second_looks:
+            self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
+
+    # -- the heartbeat
+
+    def _take_beat(self) -> None:
+        self._deaf = 0
+        if self._beat_sent_at and self._beat_doubts is None:
+            self._beat_doubts = self._coherence.doubts()
+
+    def _measure_lag(self) -> None:
+        self._lag_s = time.monotonic() - self._beat_sent_at
+        self._end_beat()
+
+    def _end_beat(self) -> None:
+        if self._beat_doubts is not None:
+            self._coherence.forget(self._beat_doubts)
+        self._beat_doubts = None
+        self._beat_sent_at = 0.0
+
+    def _judge_hearing(self) -> None:
+        """Finds the watch deaf if the last beat was not heard of, though nothing more is there to be heard."""
+        if not self._beat_sent_at or self._beat_doubts is not None or self._watcher.waiting_bytes:
+            return
+        deaf = self._deaf + 1
+        self._end_beat()
+        self._lose(DEAF)
+        self._deaf = deaf
+        if deaf >= _DEAF_MAX:
+            self._serve_unwatched("the kernel says nothing of what happens there")
+
+    # -- the directory
+
+    def check(self) -> None:
+        """Sees whether the store's directory is still there, and watched; watches it anew if not."""
+        try:
+            there = self._home.check(unmoved=False)
+            if not there and self._sound:
+                # Only our own folder may be gone. What the kernel knows of the directory is heard first.
+                self._note(self._watcher.take(everything=True))
+                there = self._home.check(unmoved=self._sound and self._identities()[:1] == self._known[:1])
+        except OSError as error:  # nothing can be told now; what was true a second ago is kept
+            log.debug("cannot check %s: %s", self._config.store, error)
+            return
+        self._home.ground.denied = False
+        if there == self._service.store_away:
+            self._change_presence(there)
+        if there:
+            self._keep_watch()
+
+    def _change_presence(self, there: bool) -> None:
+        self._service.store_away = not there
+        if there:
+            log.warning("%s is back", self._config.store)
+            self._watch_again_at = 0.0
+        else:
+            log.error("%s is gone, or another directory stands there: refusing requests", self._config.store)
+            self._lose(AWAY)
+
+    def _keep_watch(self) -> None:
+        if self._watching:
+            if self._armed and self._armed != self._identities():
+                self._lose(REPLACED)
+            if not self._armed:
+                self._arm()
+        elif self._config.watch != "scan" and time.monotonic() >= self._watch_again_at:
+            self._arm()
+
+    def _identities(self) -> list[tuple[int, int]]:
+        found = [os.stat(directory) for directory in self._directories]
+        return [(one.st_dev, one.st_ino) for one in found]
+
+    # -- the watch
+
+    @property
+    def _watching(self) -> bool:
+        return self._coherence.watched
+
+    @property
+    def _scan_every_s(self) -> float:
+        limits = self._config.limits
+        every_s = limits.audit_interval_s if self._barriers.exact else limits.scan_interval_s
+        return max(every_s, _TIMES_SCAN * float(self._last_scan.get("seconds", 0)))
+
+    def _arm(self) -> None:
+        """Watches the directories. Without a watch the daemon serves on, and looks at the file for every answer."""
+        self._unwatch()
+        self.file_system = find(self._config.store)
+        mode = self._config.watch
+        if mode == "scan":
+            self._serve_unwatched("")
+            return
+        if self._last_scan or self._coherence.scanning:
+            self._lose(RENEWED)
+        try:
+            self._armed = self._known = self._identities()
+            self._watcher.arm()
+        except (OSError, WatchRefused) as refused:
+            self._serve_unwatched(str(refused))
+            return
+        self._refused = ""
+        self._sound = True
+        self._listened = self._watcher.descriptor
+        self._loop.watch(self._listened, READ, self._hear)
+        self._coherence.watched = True
+        self._barriers.exact = mode == "inotify" or self.file_system.local
+
+    def _unwatch(self) -> None:
+        self._end_beat()
+        if self._listened >= 0:
+            self._loop.unwatch(self._listened)
+            self._listened = -1
+        self._watcher.close()
+
+    def _serve_unwatched(self, reason: str) -> None:
+        self._unwatch()
+        self._sound = False
+        self._armed = []
+        self._coherence.watched = False
+        self._barriers.exact = False
+        self._watch_again_at = time.monotonic() + _WATCH_AGAIN_S
+        if reason and reason != self._refused:
+            log.error("not watching %s, every answer is looked up: %s", self._config.store, reason)
+        self._refused = reason
+
+    # -- scans
+
+    def _start_scan(self) -> None:
+        now = time.monotonic()
+        if now < self._scan_at:
+            if self._scan_timer is None:
+                self._scan_timer = self._loop.call_later(self._scan_at - now, self._wake_for_scan)
+            return
+        self._coherence.begin_scan()
+        self._scanner.start()
+
+    def _wake_for_scan(self) -> None:
+        self._scan_timer = None  # the turn that follows starts it
+
+    def _take_scanned(self) -> None:
+        chunk = self._scanner.take()
+        if chunk is None:
+            return
+        if isinstance(chunk, Report):
+            self._end_scan(chunk)
+            return
+        self._coherence.scanned(chunk.objects)
+        if chunk.doubtful:
+            self._coherence.scanned_doubtful(chunk.doubtful)
+        self._loop.wake()  # others have their turn, then more of it
+
+    def _end_scan(self, report: Report) -> None:
+        pause_s = max(self._config.limits.rescan_delay_s, report.seconds / 2)
+        self._scan_at = max(self._scan_at, time.monotonic() + pause_s)
+        self._coherence.end_scan(complete=report.complete)
+        if report.complete:
+            self._report = report
+            self._sweep()
+        else:
+            self._scan_at = time.monotonic() + _FAILED_S
+            self.check()
+
+    def _sweep(self) -> None:
+        if self._coherence.sweep():
+            self._loop.call_later(0, self._sweep)
+            return
+        report = self._report
+        self._last_scan = {"at": round(time.time(), 3), "seconds": round(report.seconds, 3), "names": report.names}
+        self._timed_scan_at = time.monotonic() + self._scan_every_s
+        self._sizing.begin()
+
+    # -- what is told
+
+    def status(self) -> dict[str, Any]:
+        """Returns what `status` tells of the watch and the scans."""
+        lag_s = self._lag_s
+        if self._beat_sent_at:
+            lag_s = max(lag_s, time.monotonic() - self._beat_sent_at)
+        foreign = self._count_foreign()
+        return {
+            "lag_ms": round(lag_s * 1000, 3),
+            "scanning": self._coherence.scanning,
+            "scan_names": self._scanner.report.names,
+            "last_scan": self._last_scan,
+            "scan_every_s": round(self._scan_every_s, 3),
+            "watch": self._watch_state(),
+            "file_system": self.file_system.kind,
+            "foreign": sum(foreign.values()),
+            "foreign_kinds": foreign,
+        }
+
+    def _count_foreign(self) -> dict[str, int]:
+        """Returns how many entries are no objects, by kind, as of the last scan."""
+        if self._foreign_of != self._coherence.scans:
+            self._foreign_of = self._coherence.scans
+            foreign = self._report.foreign.copy()
+            foreign.update(
+                "marker" if name.endswith(MARKER) else "unknown"
+                for name in self._report.doubtful
+                if not self._index.has(name)
+            )
+            self._foreign = {kind: count for kind, count in foreign.items() if count > 0}
+        return self._foreign
+
+    def summary(self) -> str:
+        """Returns a few words for systemd's status line."""
+        if self._service.store_away:
+            return "store away"
+        if self._coherence.scanning:
+            return f"scanning, {self._scanner.report.names} names so far"
+        return "coherent" if self._coherence.coherent else "every answer is looked up"
+
+    def _watch_state(self) -> str:
+        if self._refused:
+            return f"refused: {self._refused}"
+        if not self._watching:
+            return "scan"
+        return "inotify" if self._barriers.exact else "inotify and scan"
