@@ -23,7 +23,7 @@ to look at, somebody else looks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from storekeeperd.index import Index
 from storekeeperd.operations import ABSENT, UNSEEN
@@ -33,6 +33,7 @@ _SWEEP_NAMES = 20_000
 
 _PLAIN, _AGAIN, _VOID = range(3)
 """What becomes of a look under way: it counts; it counts, and the name is looked at again; it does not count."""
+_NO_LOOK = (0, _VOID)
 
 
 class Coherence:
@@ -88,12 +89,14 @@ class Coherence:
 
     # -- questions and looks
 
-    def hear(self, names: Mapping[bytes, bool]) -> None:
-        """Takes names that the watcher heard of, and whether it heard that they were deleted."""
-        for name, deleted in names.items():
-            self.ask(name)
-            if deleted:
-                self._deleted[name] = None
+    def hear(self, names: dict[bytes, None], deleted: dict[bytes, None]) -> None:
+        """Takes names that the watcher heard of, and those of them that it heard were deleted."""
+        if self._changing or self._looking:
+            for name in names:
+                self.ask(name)
+        else:
+            self._questions.update(names)
+        self._deleted.update(deleted)
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
@@ -122,6 +125,11 @@ class Coherence:
         return names
 
     @property
+    def questions(self) -> int:
+        """How many names wait for a look to be started."""
+        return len(self._questions)
+
+    @property
     def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
         return len(self._questions) + len(self._looking) + len(self._unanswered)
@@ -140,7 +148,7 @@ class Coherence:
 
     def looked(self, name: bytes, number: int, seen: int) -> None:
         """Takes what a look saw. It counts only if no later one was started, nor a scan, nor an own change made."""
-        newest, fate = self._looking.get(name, (0, _VOID))
+        newest, fate = self._looking.get(name, _NO_LOOK)
         if newest != number:
             return
         del self._looking[name]
@@ -149,15 +157,12 @@ class Coherence:
             return
         if seen == UNSEEN:
             self._unknown(name)
-        else:
-            known = self._index.size(name)
-            self._assign(name, seen)
-            if seen != ABSENT and known not in (seen, -1):
-                self._young[name] = None
+        elif self._assign(name, seen):
+            self._young[name] = None
         if fate == _AGAIN:
             self.ask(name)
             return
-        if seen == ABSENT:
+        if seen == ABSENT and (self._deleted or self._deleted_before):
             self._deleted.pop(name, None)
             self._deleted_before.pop(name, None)
         for doubts in self._doubts:
@@ -165,8 +170,9 @@ class Coherence:
 
     def looked_at_all(self, names: Iterable[bytes], number: int, seen: Iterable[int]) -> None:
         """Takes what one look at many names saw."""
+        looked = self.looked
         for name, size in zip(names, seen, strict=True):
-            self.looked(name, number, size)
+            looked(name, number, size)
 
     def retry_unanswered(self) -> None:
         """Asks again what a look could not tell. To be called now and then."""
@@ -311,8 +317,9 @@ class Coherence:
 
     # -- the one door
 
-    def _assign(self, name: bytes, seen: int) -> None:
-        self._index.assign(name, seen)
+    def _assign(self, name: bytes, seen: int) -> bool:
+        """Enters what was seen; returns whether an object came, or has another size than was known."""
+        news = self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
         if self._unanswered:
@@ -322,6 +329,7 @@ class Coherence:
             if seen == ABSENT:
                 self._gone.add(name)
             self._strike(name)
+        return news
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""

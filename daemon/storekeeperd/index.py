@@ -85,21 +85,28 @@ class Index:
             default.bytes -= space.bytes
         return default
 
-    def assign(self, name: bytes, seen: int) -> None:
-        """Makes the entry what a look saw: a size in bytes, or ABSENT."""
-        old = self._entries.get(name)
-        if seen == ABSENT:
-            if old is None:
-                return
-            del self._entries[name]
-            new = None
+    def assign(self, name: bytes, seen: int) -> bool:
+        """Makes the entry what a look saw: a size in bytes, or ABSENT.
+
+        Returns:
+            Whether an object came, or has another size than was known.
+        """
+        entries = self._entries
+        old = entries.get(name)
+        if seen >= 0:
+            new = entries[name] = seen << _SIZE_SHIFT | self._mark
+            self._only_confirmed = False
+        elif old is None:
+            return False
         else:
-            assert seen >= 0, seen
-            new = self._entries[name] = seen << _SIZE_SHIFT | self._mark
-        self._only_confirmed = False
-        self.whole.count(old, new)
-        if b"/" in name:
-            self._space(name).count(old, new)
+            assert seen == ABSENT, seen
+            del entries[name]
+            new = None
+        if old != new:
+            self.whole.count(old, new)
+            if b"/" in name:
+                self._space(name).count(old, new)
+        return new is not None and (old is None or (old >= 0 and old >> _SIZE_SHIFT != seen))
 
     def next_mark(self) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`."""

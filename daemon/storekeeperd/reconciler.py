@@ -165,7 +165,7 @@ class Reconciler:
 
     def _note(self, heard: Heard) -> None:
         if heard.names:
-            self._coherence.hear(heard.names)
+            self._coherence.hear(heard.names, heard.deleted)
             if self._coherence.wants_second_looks and self._late_timer is None:
                 self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
         if heard.beat:

@@ -80,7 +80,7 @@ class Service:
         *,
         namespaces: Iterable[str] = (),
         status: Callable[[], Mapping[str, Any]] = dict,
-        questions_per_job: int = 64,
+        questions_per_job: int = 128,
     ) -> None:
         self.limits = limits
         self.orders = Orders(index, coherence, questions_per_job)

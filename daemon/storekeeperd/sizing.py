@@ -14,6 +14,9 @@ from storekeeperd.loop import Loop
 
 _NAMES = 256
 _PAUSE_S = 0.01
+_BUSY_NAMES = 512
+_BUSY_PAUSE_S = 0.1
+"""While more names than that wait for a look, sizes are not what matters."""
 
 
 class Sizing:
@@ -52,6 +55,9 @@ class Sizing:
             self._loop.call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
+        if self._coherence.questions > _BUSY_NAMES:
+            self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
+            return
         if self._grown:
             names = self._grown[-_NAMES:]
             del self._grown[-_NAMES:]
