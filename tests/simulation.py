@@ -23,6 +23,7 @@ from storekeeperd.index import Index
 from storekeeperd.service import Service
 
 LIMITS = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=3)
+ONE_PAGE = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=100)
 
 
 class Wrong(AssertionError):
@@ -35,6 +36,7 @@ class FakeDisk:
     def __init__(self, changed: Callable[[bytes], None] = lambda _: None, chance: random.Random | None = None) -> None:
         self.objects: dict[bytes, bytes] = {}
         self.open: dict[int, bytearray] = {}
+        self.ghosts: dict[bytes, bytes] = {}  # removed, but looks still see them for a moment
         self.fault_rate = 0.0
         self._changed = changed
         self._chance = chance or random.Random(0)
@@ -42,6 +44,7 @@ class FakeDisk:
 
     def set(self, name: bytes, payload: bytes | None) -> None:
         """Changes an object, as anybody may; the watcher hears of it."""
+        self.ghosts.pop(name, None)
         if payload is not None:
             self.objects[name] = payload
             self._changed(name)
@@ -52,7 +55,7 @@ class FakeDisk:
         """Carries out an operation at this instant."""
         name = getattr(operation, "name", b"")
         fault = self._chance.random() < self.fault_rate
-        if fault and isinstance(operation, op.Look):
+        if fault and isinstance(operation, op.Look | op.Survey):
             return op.failed(DiskFailed("a fault"), op.UNSEEN)
         if fault and not isinstance(operation, op.Close):
             if isinstance(operation, op.Commit):
@@ -68,7 +71,19 @@ class FakeDisk:
         return len(self.objects[name]) if name in self.objects else op.ABSENT
 
     def _look(self, operation: op.Look) -> op.Outcome:
-        return op.Outcome(b"ok", self.size(operation.name))
+        return op.Outcome(b"ok", self._looked(operation.name))
+
+    def _survey(self, operation: op.Survey) -> op.Outcome:
+        return op.Outcome(
+            b"ok",
+            payload=[
+                op.UNSEEN if self._chance.random() < self.fault_rate else self._looked(name)
+                for name in operation.names
+            ],
+        )
+
+    def _looked(self, name: bytes) -> int:
+        return len(self.ghosts[name]) if name in self.ghosts else self.size(name)
 
     def _get(self, operation: op.Get) -> op.Outcome:
         payload = self.objects.get(operation.name)
@@ -155,17 +170,24 @@ class World:
         self.log: list[str] = []
         self.index = Index()
         self.coherence = coherence_type(self.index)
-        self.service = Service(LIMITS, self.index, self.coherence, questions_per_job=self.chance.choice((1, 3, 64)))
+        self.limits = self.chance.choice((LIMITS, ONE_PAGE))
+        self.service = Service(self.limits, self.index, self.coherence, questions_per_job=self.chance.choice((1, 3, 64)))
         self.disk = FakeDisk(self._kernel_event, self.chance)
         self.disk.fault_rate = self.chance.choice((0.0, 0.0, 0.02, 0.1))
+        self.faulty = self.disk.fault_rate > 0
         self.loss_rate = self.chance.choice((0.0, 0.05, 0.3))
+        self.early = self.chance.random() < 0.3  # a kernel that reports a delete before a look sees it
+        self.old_ghosts: list[bytes] = []
         self.events: list[bytes] = []
+        self.deleted: set[bytes] = set()
         self.marker = False
+        self.changed_at: dict[bytes, int] = {}
         self.running: list[op.Job] = []
         self.finished: list[op.Job] = []
         self.scan: deque[list[bytes]] | None = None
         self.peers = [Peer(1000 + n, 100, n) for n in range(4)]
         self.asked: dict[bytes, tuple[Peer, list[bytes], int]] = {}
+        self.now = 0
         self.last_id = 0
         self.own: dict[bytes, bytes | str | None] = {b"own-%d" % n: None for n in range(4)}
         self.busy: set[bytes] = set()
@@ -187,10 +209,12 @@ class World:
                 (self._proceed_scan, self.chance.choice((0.3, 1, 4))),
                 (lambda: self.service.ask_disk(3), 3),
                 (self.coherence.retry_unanswered, 1),
+                (self._second_looks, 0.5),
                 (self._peer_comes_and_goes, 0.1),
             ]
             steps = self.chance.choices([a for a, _ in actions], [w for _, w in actions], k=self.STEPS)
             for step in steps:
+                self.now += 1
                 step()
                 self._pump()
             self._come_to_rest()
@@ -206,15 +230,17 @@ class World:
         self.loss_rate = 0.0
         for _ in range(10_000):
             self.coherence.retry_unanswered()
+            self._second_looks()
             self.service.ask_disk(100)
             self._pump()
-            busy = self.events or self.marker or self.running or self.finished
-            if not (busy or self.scan is not None or self.coherence.questions) and self.coherence.coherent:
+            busy = self.events or self.marker or self.running or self.finished or self.coherence.wants_second_looks
+            if not (busy or self.scan is not None or self.coherence.in_doubt) and self.coherence.coherent:
                 self._check_names()  # before sizes are looked at, which would hide a wrong name
                 unsized = self.index.unsized(self.index.names())
                 if not unsized:
                     return
-                self.service.hints(unsized)
+                for name in unsized:
+                    self.coherence.ask(name)
             self._hear()
             self._work()
             self._take_back()
@@ -233,8 +259,10 @@ class World:
         for name in self.index.names():
             if self.index.size(name) != len(self.disk.objects[name]):
                 self._wrong(f"size of {name!r} is {self.index.size(name)}, not {len(self.disk.objects[name])}")
-        if self.index.known_bytes != sum(map(len, self.disk.objects.values())):
-            self._wrong(f"{self.index.known_bytes} bytes in all")
+        if self.index.whole.bytes != sum(map(len, self.disk.objects.values())):
+            self._wrong(f"{self.index.whole.bytes} bytes in all")
+        if self.index.whole.objects != len(self.disk.objects) or self.index.whole.unsized:
+            self._wrong(f"{self.index.whole} in all")
         for key, expected in self.own.items():
             if isinstance(expected, str):
                 continue
@@ -276,20 +304,26 @@ class World:
 
     def _ask_mixed(self) -> None:
         keys = [b"mix-%d" % self.chance.randrange(6) for _ in range(self.chance.choice((1, 1, 2, 5)))]
-        verb = self.chance.choice((b"put", b"evict", b"exists", b"get", b"stat", b"list", b"upload", b"open"))
+        verbs = (b"put", b"evict", b"exists", b"get", b"stat", b"list", b"usage", b"upload", b"open")
+        verb = self.chance.choice(verbs)
         if verb == b"put":
             arguments = [part for key in keys for part in (key, self._payload(key))]
             self._ask(verb, arguments, {"replace": self.chance.random() < 0.7})
         elif verb in (b"upload", b"open"):
             self._ask(verb, keys[:1], {"replace": True} if verb == b"upload" else {})
+        elif verb in (b"list", b"usage"):
+            self._ask(verb, [], {"fresh": True} if self.chance.random() < 0.5 else {})
         else:
-            self._ask(verb, [] if verb == b"list" else keys, {})
+            self._ask(verb, keys, {})
 
     def _outsider(self) -> None:
         key = b"mix-%d" % self.chance.randrange(6)
         if self.chance.random() < 0.5:
             self._say(f"outsider removes {key!r}")
+            payload = self.disk.objects.get(key)
             self.disk.set(key, None)
+            if payload is not None and self.early:
+                self.disk.ghosts[key] = payload
         else:
             self._outsider_sets(key, b"outside %d" % self.chance.randrange(1000))
 
@@ -311,11 +345,31 @@ class World:
 
     def _kernel_event(self, name: bytes) -> None:
         """A change was made: its event is queued, or dropped and then a marker is."""
+        self.changed_at[name] = self.now
         if self.chance.random() < self.loss_rate:
             self._say(f"event of {name!r} dropped")
             self.marker = True
         else:
             self.events.append(name)
+            if name not in self.disk.objects:
+                self.deleted.add(name)
+
+    def _second_looks(self) -> None:
+        """Some 50 ms later: what was removed before the last time is seen to be gone by now."""
+        for name in self.old_ghosts:
+            self.disk.ghosts.pop(name, None)
+        self.old_ghosts = list(self.disk.ghosts)
+        self.coherence.ask_second_looks()
+
+    def _hear_all(self) -> None:
+        """What a fresh answer waits for: everything the kernel has is read now."""
+        self.coherence.hear(dict.fromkeys(self.events), dict.fromkeys(self.deleted & set(self.events)))
+        self.events = []
+        if self.marker:
+            self.marker = False
+            self._say("loss noticed")
+            self.coherence.lost("dropped")
+        self.service.barriers.heard()
 
     def _hear(self) -> None:
         count = self.chance.randint(0, len(self.events))
@@ -323,7 +377,7 @@ class World:
         if self.chance.random() < 0.8:
             del self.events[:count]  # else they come again
         self.chance.shuffle(heard)
-        self.service.hints(heard)
+        self.coherence.hear(dict.fromkeys(heard), dict.fromkeys(self.deleted & set(heard)))
         if self.marker and self.chance.random() < 0.5:
             self.marker = False
             self._say("loss noticed")
@@ -352,6 +406,7 @@ class World:
             self.coherence.sweep()
             if self.coherence.wants_scan:
                 self._say("scan begins")
+                self.disk.ghosts.clear()  # it begins some 50 ms after the loss
                 self.coherence.begin_scan()
                 names = list(self.disk.objects)
                 self.chance.shuffle(names)
@@ -375,7 +430,7 @@ class World:
         request_id = b"%d" % self.last_id
         peer = self.chance.choice(self.peers)
         frames = wire.encode_request(verb, request_id, options, arguments)
-        self.asked[request_id] = (peer, frames, self.last_id)
+        self.asked[request_id] = (peer, frames, self.now)
         self._say(f"{peer.pid} asks {verb.decode()} {arguments} {options} as {self.last_id}")
         self.service.request(peer, frames)
 
@@ -386,10 +441,12 @@ class World:
         self.last_id += 1
         request_id = b"%d" % self.last_id
         frames = wire.encode_request(verb, request_id, {}, arguments)
-        self.asked[request_id] = (peer, frames, self.last_id)
+        self.asked[request_id] = (peer, frames, self.now)
         self.service.request(peer, frames)
 
     def _pump(self) -> None:
+        if self.service.barriers.unheard and self.chance.random() < 0.5:
+            self._hear_all()
         while self.service.jobs:
             self.running.append(self.service.jobs.popleft())
         while self.service.replies:
@@ -399,6 +456,8 @@ class World:
                 self._wrong(f"an answer to nothing: {frames}")
                 return
             self._check_reply(peer, asked[1], frames)
+            if frames[2] == b"ok" and asked[1][1] == b"list" and b"fresh" in asked[1][3]:
+                self._check_fresh(frames, asked[2])
 
     def _check_reply(self, peer: Peer, request: list[bytes], frames: list[Any]) -> None:
         if frames[2] == b"too_many" and request[1] == b"list":  # one at a time: the other one is not at its end yet
@@ -428,6 +487,15 @@ class World:
                 self._follow_up(peer, b"close", [handle])
         elif verb == b"list" and "handle" in reply.details:
             self._follow_up(peer, b"list", [reply.details["handle"].encode()])
+
+    def _check_fresh(self, frames: list[Any], asked_at: int) -> None:
+        """A fresh list has all that was done before it was asked for; of what was done since it may have either."""
+        if self.limits is LIMITS or self.early or self.faulty:  # several pages, ghosts, looks that fail
+            return
+        listed = set(bytes(frames[5]).split(b"\0")[:-1])
+        for name, changed_at in self.changed_at.items():
+            if changed_at < asked_at and (name in listed) != (name in self.disk.objects):
+                self._wrong(f"{name!r} in a fresh list: {name in listed}, last changed at {changed_at} < {asked_at}")
 
     def _check_own(self, verb: bytes, key: bytes, request: list[bytes], reply: wire.Reply) -> None:
         """The only user of a key knows what the answer must be."""

@@ -100,17 +100,23 @@ class Coherence:
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
-        if name in self._changing:
-            self._changing[name] = True
-        elif name in self._looking:
+        if name in self._looking:
             number, fate = self._looking[name]
             self._looking[name] = (number, max(fate, _AGAIN))
+            if name in self._changing:
+                self._changing[name] = True
+        elif name in self._changing:
+            self._changing[name] = True
         else:
             self._questions[name] = None
 
     def missed(self, name: bytes) -> None:
-        """Takes that a read found no object of that name: no hit from now on, and a question."""
-        self._index.assign(name, ABSENT)
+        """Takes that a read found no object of that name: a question, and no hit is believed until it is answered.
+
+        The entry stays: the read may be older than what is known by now.
+        """
+        self._unanswered.add(name)
+        self.coherent = False
         self.ask(name)
 
     def take_questions(self, limit: int) -> list[bytes]:
