@@ -59,7 +59,7 @@ class Coherence:
         self._looking: dict[bytes, tuple[int, int]] = {}  # name -> (newest look, what becomes of it)
         self._last_look = 0
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
-        self._unanswered: set[bytes] = set()
+        self._unanswered: dict[bytes, None] = {}
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
         self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
@@ -115,7 +115,7 @@ class Coherence:
 
         The entry stays: the read may be older than what is known by now.
         """
-        self._unanswered.add(name)
+        self._unanswered[name] = None
         self.coherent = False
         self.ask(name)
 
@@ -171,6 +171,9 @@ class Coherence:
         if seen == ABSENT and (self._deleted or self._deleted_before):
             self._deleted.pop(name, None)
             self._deleted_before.pop(name, None)
+        if name in self._changing:  # what that change will bring may be older than this
+            self._changing[name] = True
+            return
         for doubts in self._doubts:
             doubts.discard(name)
 
@@ -329,7 +332,7 @@ class Coherence:
         if name in self._changing:
             self._changing[name] = True
         if self._unanswered:
-            self._unanswered.discard(name)
+            self._unanswered.pop(name, None)
             self._judge()
         if self._scan:
             if seen == ABSENT:
@@ -339,7 +342,7 @@ class Coherence:
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""
-        self._unanswered.add(name)
+        self._unanswered[name] = None
         self.coherent = False
         if self._scan:
             self._strike(name)

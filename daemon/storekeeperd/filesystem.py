@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 _LOCAL = {
@@ -61,6 +62,11 @@ def find(directory: Path) -> FileSystem:
     finally:
         os.close(descriptor)
     return FileSystem(kind, magic in _LOCAL, magic not in _LOCAL and magic not in _LAYERED)
+
+
+def open_mounts() -> FileIO:
+    """Returns the list of mounts as a file; a change of it shows as an exceptional condition: proc_pid_mounts(5)."""
+    return FileIO("/proc/self/mountinfo")
 
 
 def _magic(descriptor: int) -> int:

@@ -214,6 +214,11 @@ class Home:
                 raise
             return False
 
+    def identities(self) -> list[tuple[int, int]]:
+        """Returns device and inode of the directories that stand at the paths of the store and of its namespaces."""
+        found = [os.stat(self.store / name) for name in ("", *self._namespaces)]
+        return [(one.st_dev, one.st_ino) for one in found]
+
     def read_marker(self) -> str | None:
         """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
         try:

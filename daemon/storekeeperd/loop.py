@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+EXCEPTIONAL = select.EPOLLPRI | select.EPOLLERR
 _WAIT_S_MAX = 3600.0  # epoll_wait(2) counts milliseconds in an int
 
 

@@ -15,19 +15,19 @@ what they say. Runs in the loop and never waits. What it does:
 from __future__ import annotations
 
 import logging
-import os
-import select
 import time
+from io import FileIO
 from typing import Any
 
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config
 from storekeeperd.entries import MARKER
-from storekeeperd.filesystem import FileSystem, find
+from storekeeperd.filesystem import FileSystem, find, open_mounts
+from storekeeperd.heartbeat import Heartbeat
 from storekeeperd.home import Home
 from storekeeperd.index import Index
-from storekeeperd.loop import READ, Loop, Timer
+from storekeeperd.loop import EXCEPTIONAL, READ, Loop, Timer
 from storekeeperd.scanner import Report, Scanner
 from storekeeperd.service import Service
 from storekeeperd.sizing import Sizing
@@ -86,7 +86,6 @@ class Reconciler:
         self._index = index
         self._coherence = coherence
         self._sizing = sizing
-        self._directories = [config.store, *(config.store / name for name in config.namespaces)]
         self.file_system: FileSystem = find(config.store)
         self._listened = -1  # the watcher's descriptor in the loop
         self._armed: list[tuple[int, int]] = []  # devices and inodes of the watched directories; empty: watch anew
@@ -94,8 +93,8 @@ class Reconciler:
         self._sound = False  # nothing was heard that ends the watch of those
         self._refused = ""
         self._watch_again_at = 0.0
-        self._deaf = 0
-        self._mounts = -1
+        self._heartbeat = Heartbeat(coherence)
+        self._mounts: FileIO | None = None
         self._scan_at = 0.0
         self._timed_scan_at = 0.0
         self._scan_timer: Timer | None = None
@@ -104,24 +103,19 @@ class Reconciler:
         self._report = Report()
         self._foreign: dict[str, int] = {}
         self._foreign_of = 0  # the scan that they were counted after
-        self._beat_sent_at = 0.0  # 0: none is expected
-        self._beat_doubts: set[bytes] | None = None  # in doubt when it was heard
-        self._lag_s = 0.0
 
     def start(self) -> None:
         """Begins to watch; the first scan begins with the next turn."""
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        # proc_pid_mounts(5): a change of the mounts shows as an exceptional condition.
-        self._loop.watch(self._mounts, select.EPOLLPRI | select.EPOLLERR, lambda _: self.check())
+        self._mounts = open_mounts()
+        self._loop.watch(self._mounts.fileno(), EXCEPTIONAL, lambda _: self.check())
         self._arm()
 
     def close(self, timeout_s: float) -> None:
         """Ends the watch, and the scan that runs. Waits for its thread, but no longer than `timeout_s`."""
         self._scanner.close(timeout_s)
         self._unwatch()
-        if self._mounts >= 0:
-            os.close(self._mounts)
-            self._mounts = -1
+        if self._mounts is not None:
+            self._mounts.close()
 
     # -- its turns
 
@@ -134,8 +128,7 @@ class Reconciler:
             self._barriers.heard()
         if self._home.ground.denied and not self._service.store_away:
             self.check()
-        if self._beat_doubts is not None and not self._beat_doubts:
-            self._measure_lag()
+        self._heartbeat.turn()
         if self._coherence.wants_scan and not (self._scanner.running or self._service.store_away):
             self._start_scan()
 
@@ -143,11 +136,12 @@ class Reconciler:
         """Does what is due every second."""
         self._coherence.retry_unanswered()
         self._sizing.tick()
-        self._judge_hearing()
+        if self._heartbeat.overdue and not self._watcher.waiting_bytes:
+            self._take_for_deaf()
         before = self._home.beats
         self.check()
-        if self._watching and self._home.beats > before and not self._beat_sent_at:
-            self._beat_sent_at = time.monotonic()
+        if self._watching and self._home.beats > before:
+            self._heartbeat.sent()
         if self._last_scan and time.monotonic() >= self._timed_scan_at and not self._coherence.scanning:
             self._timed_scan_at = time.monotonic() + self._scan_every_s
             self._coherence.want_scan()
@@ -169,19 +163,19 @@ class Reconciler:
             if self._coherence.wants_second_looks and self._late_timer is None:
                 self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
         if heard.beat:
-            self._take_beat()
+            self._heartbeat.heard()
         for kind in dict.fromkeys(heard.losses):
             self._lose(kind)
 
     def _lose(self, kind: str) -> None:
-        log.warning("changes may have gone unseen (%s): scanning the store", kind)
+        log.warning("changes may have gone unseen (%s): every answer is looked up until a scan is done", kind)
         self._coherence.lost(kind)
         self._scan_at = max(self._scan_at, time.monotonic() + _LATE_S)
         if kind in (MOVED, GONE, DEAF):
             self._sound = False
         if kind != OVERFLOW:
             self._armed = []
-        self._take_beat()  # it may be among what was lost
+        self._heartbeat.may_be_lost()
 
     def _look_again(self) -> None:
         self._late_timer = None
@@ -189,32 +183,11 @@ class Reconciler:
         if self._coherence.wants_second_looks:
             self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
 
-    # -- the heartbeat
-
-    def _take_beat(self) -> None:
-        self._deaf = 0
-        if self._beat_sent_at and self._beat_doubts is None:
-            self._beat_doubts = self._coherence.doubts()
-
-    def _measure_lag(self) -> None:
-        self._lag_s = time.monotonic() - self._beat_sent_at
-        self._end_beat()
-
-    def _end_beat(self) -> None:
-        if self._beat_doubts is not None:
-            self._coherence.forget(self._beat_doubts)
-        self._beat_doubts = None
-        self._beat_sent_at = 0.0
-
-    def _judge_hearing(self) -> None:
-        """Finds the watch deaf if the last beat was not heard of, though nothing more is there to be heard."""
-        if not self._beat_sent_at or self._beat_doubts is not None or self._watcher.waiting_bytes:
-            return
-        deaf = self._deaf + 1
-        self._end_beat()
+    def _take_for_deaf(self) -> None:
+        """The last beat was not heard of, though nothing more is there to be heard."""
+        self._heartbeat.missed()
         self._lose(DEAF)
-        self._deaf = deaf
-        if deaf >= _DEAF_MAX:
+        if self._heartbeat.in_vain >= _DEAF_MAX:
             self._serve_unwatched("the kernel says nothing of what happens there")
 
     # -- the directory
@@ -226,7 +199,7 @@ class Reconciler:
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                there = self._home.check(unmoved=self._sound and self._identities()[:1] == self._known[:1])
+                there = self._home.check(unmoved=self._sound and self._home.identities()[:1] == self._known[:1])
         except OSError as error:  # nothing can be told now; what was true a second ago is kept
             log.debug("cannot check %s: %s", self._config.store, error)
             return
@@ -247,16 +220,12 @@ class Reconciler:
 
     def _keep_watch(self) -> None:
         if self._watching:
-            if self._armed and self._armed != self._identities():
+            if self._armed and self._armed != self._home.identities():
                 self._lose(REPLACED)
             if not self._armed:
                 self._arm()
         elif self._config.watch != "scan" and time.monotonic() >= self._watch_again_at:
             self._arm()
-
-    def _identities(self) -> list[tuple[int, int]]:
-        found = [os.stat(directory) for directory in self._directories]
-        return [(one.st_dev, one.st_ino) for one in found]
 
     # -- the watch
 
@@ -273,7 +242,6 @@ class Reconciler:
     def _arm(self) -> None:
         """Watches the directories. Without a watch the daemon serves on, and looks at the file for every answer."""
         self._unwatch()
-        self.file_system = find(self._config.store)
         mode = self._config.watch
         if mode == "scan":
             self._serve_unwatched("")
@@ -281,7 +249,8 @@ class Reconciler:
         if self._last_scan or self._coherence.scanning:
             self._lose(RENEWED)
         try:
-            self._armed = self._known = self._identities()
+            self.file_system = find(self._config.store)
+            self._armed = self._known = self._home.identities()
             self._watcher.arm()
         except (OSError, WatchRefused) as refused:
             self._serve_unwatched(str(refused))
@@ -294,7 +263,7 @@ class Reconciler:
         self._barriers.exact = mode == "inotify" or self.file_system.local
 
     def _unwatch(self) -> None:
-        self._end_beat()
+        self._heartbeat.forget()
         if self._listened >= 0:
             self._loop.unwatch(self._listened)
             self._listened = -1
@@ -361,12 +330,9 @@ class Reconciler:
 
     def status(self) -> dict[str, Any]:
         """Returns what `status` tells of the watch and the scans."""
-        lag_s = self._lag_s
-        if self._beat_sent_at:
-            lag_s = max(lag_s, time.monotonic() - self._beat_sent_at)
         foreign = self._count_foreign()
         return {
-            "lag_ms": round(lag_s * 1000, 3),
+            "lag_ms": round(self._heartbeat.lag_s * 1000, 3),
             "scanning": self._coherence.scanning,
             "scan_names": self._scanner.report.names,
             "last_scan": self._last_scan,

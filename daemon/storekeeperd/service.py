@@ -25,6 +25,7 @@ from storekeeper.errors import (
     TooLarge,
     TooMany,
 )
+from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
@@ -69,6 +70,7 @@ class Service:
         replies: (peer, frames) to be sent; the driver takes them from here.
         orders: how operations become jobs; jobs: those that wait, the driver takes them from here.
         barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
+        prefixes: what names of each namespace begin with.
         store_away: the store's directory is not there; all verbs but `status` are refused.
     """
 
@@ -90,20 +92,20 @@ class Service:
         self._index = index
         self._has = index.has
         self._coherence = coherence
-        self._prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
-        self._status = status
+        self.prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
         self._stopping = False
         transfers = self.transfers = Transfers(self)
         self.barriers = Barriers(index, coherence, self.guarded)
         listings = Listings(self, self.barriers)
+        accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": self._exists,
             b"get": self._get,
             b"put": self._put,
             b"evict": self._evict,
             b"stat": self._stat,
-            b"status": self._tell_status,
-            b"usage": self._usage,
+            b"status": accounts.status,
+            b"usage": accounts.usage,
             b"list": listings.list_names,
             b"upload": transfers.upload,
             b"write": transfers.write,
@@ -266,45 +268,6 @@ class Service:
         operations: list[Operation] = [Stat(name) for _, name in names]
         self.orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names])
 
-    def _usage(self, peer: Peer, request: wire.Request) -> None:
-        if request.arguments:
-            raise BadRequest(f"usage takes as arguments: {wire.ARGUMENTS[b'usage']}")
-        self.prefix(request.options)  # refuses an unknown namespace before anything waits
-        self.barriers.hold(peer, request, self._tell_usage, sizes=True)
-
-    def _tell_usage(self, peer: Peer, request: wire.Request) -> None:
-        totals = self._index.totals(self.prefix(request.options))
-        details = {
-            "objects": totals.objects,
-            "bytes": totals.bytes,
-            "objects_not_sized": totals.unsized,
-        }
-        self.reply(peer, request, wire.OK, (), details)
-
-    def _tell_status(self, peer: Peer, request: wire.Request) -> None:
-        if request.arguments:
-            raise BadRequest(f"status takes as arguments: {wire.ARGUMENTS[b'status']}")
-        coherence, whole = self._coherence, self._index.whole
-        details = {
-            "objects": whole.objects,
-            "bytes": whole.bytes,
-            "objects_not_sized": whole.unsized,
-            "coherent": coherence.coherent,
-            "epoch": coherence.epoch,
-            "clean": coherence.clean,
-            "scans": coherence.scans,
-            "losses": dict(coherence.losses),
-            "names_in_doubt": coherence.in_doubt,
-            "namespaces": list(self._prefixes),
-            "jobs": self.orders.under_way,
-            "limits": {
-                "message_bytes_max": self.limits.message_bytes_max,
-                "batch_items_max": self.limits.batch_items_max,
-            },
-            **self._status(),
-        }
-        self.reply(peer, request, wire.OK, (), details)
-
     # -- shared by the verbs (and by transfers)
 
     def prefix(self, options: Mapping[str, Any]) -> bytes:
@@ -312,9 +275,9 @@ class Service:
         if not options:
             return b""
         namespace = options.get("namespace", "default")
-        prefix = self._prefixes.get(namespace)
+        prefix = self.prefixes.get(namespace)
         if prefix is None:
-            served = ", ".join(self._prefixes)
+            served = ", ".join(self.prefixes)
             raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves {served}")
         return prefix
 
@@ -322,7 +285,7 @@ class Service:
         """Returns a copy of all names of a namespace. About 100 ms at a million."""
         if prefix:
             return [name for name in self._index.names() if name.startswith(prefix)]
-        if len(self._prefixes) == 1:
+        if len(self.prefixes) == 1:
             return self._index.names()
         return [name for name in self._index.names() if b"/" not in name]
 
