@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=2000, help="worlds that test_simulation runs")
     parser.addoption("--first-seed", type=int, default=1, help="the first of them")
     parser.addoption("--cases", type=int, default=20_000, help="cases of each garbage test")
-    parser.addoption("--states", type=int, default=60_000, help="states that test_model visits at most")
+    parser.addoption("--large-model", action="store_true", help="let test_model visit the larger models, some minutes")
     parser.addoption("--rounds", type=int, default=2, help="rounds of the stress test with outside processes")
     parser.addoption("--files", type=int, default=20_000, help="files of the bursts in test_stress")
     parser.addoption("--kills", type=int, default=5, help="SIGKILLs of the daemon under load")

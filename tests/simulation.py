@@ -77,8 +77,7 @@ class FakeDisk:
         return op.Outcome(
             b"ok",
             payload=[
-                op.UNSEEN if self._chance.random() < self.fault_rate else self._looked(name)
-                for name in operation.names
+                op.UNSEEN if self._chance.random() < self.fault_rate else self._looked(name) for name in operation.names
             ],
         )
 
@@ -171,7 +170,9 @@ class World:
         self.index = Index()
         self.coherence = coherence_type(self.index)
         self.limits = self.chance.choice((LIMITS, ONE_PAGE))
-        self.service = Service(self.limits, self.index, self.coherence, questions_per_job=self.chance.choice((1, 3, 64)))
+        self.service = Service(
+            self.limits, self.index, self.coherence, questions_per_job=self.chance.choice((1, 3, 64))
+        )
         self.disk = FakeDisk(self._kernel_event, self.chance)
         self.disk.fault_rate = self.chance.choice((0.0, 0.0, 0.02, 0.1))
         self.faulty = self.disk.fault_rate > 0
@@ -237,7 +238,9 @@ class World:
             if not (busy or self.scan is not None or self.coherence.in_doubt) and self.coherence.coherent:
                 self._check_names()  # before sizes are looked at, which would hide a wrong name
                 unsized = self.index.unsized(self.index.names())
-                if not unsized:
+                if not unsized and not self.service.barriers.unheard:
+                    self.service.barriers.proceed()
+                    self._pump()
                     return
                 for name in unsized:
                     self.coherence.ask(name)
@@ -363,7 +366,7 @@ class World:
 
     def _hear_all(self) -> None:
         """What a fresh answer waits for: everything the kernel has is read now."""
-        self.coherence.hear(dict.fromkeys(self.events), dict.fromkeys(self.deleted & set(self.events)))
+        self.coherence.hear(dict.fromkeys(self.events), {name: None for name in self.events if name in self.deleted})
         self.events = []
         if self.marker:
             self.marker = False
@@ -377,7 +380,7 @@ class World:
         if self.chance.random() < 0.8:
             del self.events[:count]  # else they come again
         self.chance.shuffle(heard)
-        self.coherence.hear(dict.fromkeys(heard), dict.fromkeys(self.deleted & set(heard)))
+        self.coherence.hear(dict.fromkeys(heard), {name: None for name in heard if name in self.deleted})
         if self.marker and self.chance.random() < 0.5:
             self.marker = False
             self._say("loss noticed")

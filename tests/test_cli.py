@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from conftest import Daemon, eventually
@@ -65,6 +66,7 @@ def test_json_is_for_scripts(run: Run) -> None:
     assert abs(info["created"] - time.time()) < 60
     assert json.loads(run("ls", "--json").stdout) == "k"
     assert json.loads(run("ls", "--long", "--json").stdout)["size"] == 5
+    assert json.loads(run("usage", "--json").stdout) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
     status = json.loads(run("status", "--json").stdout)
     assert status["objects"] == 1
     assert status["coherent"] is True
@@ -76,6 +78,30 @@ def test_people_are_told_the_same(run: Run) -> None:
     assert b"k: 5 bytes, owner " in run("stat", "k").stdout
     assert run("ls", "-l").stdout.split()[0] == b"5"
     assert b"objects" in run("status").stdout
+    assert run("usage").stdout == b"1 objects, 5 bytes\n"
+
+
+def test_fresh_sees_what_was_done_by_hand_before(run: Run, daemon: Daemon) -> None:
+    run("put", "--key", "k", "-", stdin=b"12345")
+    for number in range(300):
+        (daemon.store / f"by-hand-{number:03}").write_bytes(b"x" * number)
+    (daemon.store / "k").unlink()
+    expected = "".join(f"by-hand-{number:03}\n" for number in range(300))
+    assert run("ls", "--fresh").stdout.decode() == expected
+    assert run("ls", "--fresh", "by-hand-00").stdout.count(b"\n") == 10
+    assert run("usage", "--fresh").stdout == f"300 objects, {sum(range(300))} bytes\n".encode()
+
+
+def test_usage_says_what_was_not_looked_at_yet(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    class Telling:
+        def usage(self, *, fresh: bool) -> dict[str, int]:
+            return {"objects": 5, "bytes": 30, "objects_not_sized": 2}
+
+    command = cli.usage.callback
+    assert command is not None
+    with click.Context(cli.cli, obj=Telling()).scope():
+        command(fresh=False, as_json=False)
+    assert capsys.readouterr().out == "5 objects, 30 bytes in 3 of them, the others were not looked at yet\n"
 
 
 def test_each_failure_has_its_exit_status(run: Run, daemon: Daemon, tmp_path: Path) -> None:
@@ -135,6 +161,10 @@ def test_a_namespace_is_a_store_of_its_own(start_daemon: Callable[..., Daemon]) 
         assert (client.exists("k"), team.exists("k")) == (False, True)
         client.put(b"y", key="k")
         assert (client.list(), team.list()) == (["k"], ["k"])
+        client.put(b"1234567", key="l")
+        one = {"objects": 1, "bytes": 1, "objects_not_sized": 0}
+        assert (client.usage(), team.usage()) == ({"objects": 2, "bytes": 8, "objects_not_sized": 0}, one)
+        assert client.evict("l")
         assert team.get("k") == b"x"
         (daemon.store / "team" / "k").unlink()
         eventually(lambda: not team.exists("k"))
@@ -191,6 +221,9 @@ def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[limits]\nmessage_byte_max = 5\n")
     failed(serve(str(tmp_path / "x"), "--config", str(tmp_path / "c.toml")), 78, "message_bytes_max")
     assert serve("--no-such-option").returncode == 2
+    assert serve(str(tmp_path / "x"), "--address", address, "--watch", "poll").returncode == 2
+    (tmp_path / "c.toml").write_text('watch = "poll"\n')
+    failed(serve(str(tmp_path / "x"), "--config", str(tmp_path / "c.toml")), 78, "auto, inotify, scan")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
@@ -272,6 +305,101 @@ def test_settings_come_from_the_file_and_options_outrank_it(tmp_path: Path) -> N
         assert status["limits"]["batch_items_max"] == 7
         assert oct((tmp_path / "s").stat().st_mode & 0o777) == "0o660"
     assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(("option", "state"), [("inotify", "inotify"), ("scan", "scan")])
+def test_the_command_line_says_how_changes_are_noticed(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, option: str, state: str
+) -> None:
+    (tmp_path / "c.toml").write_text('watch = "auto"\n[limits]\nscan_interval_s = 0.2\n')
+    daemon = start_daemon("--config", str(tmp_path / "c.toml"), "--watch", option)
+    with daemon.client() as client:
+        assert client.status()["watch"] == state
+        (tmp_path / "made").write_bytes(b"x")
+        (tmp_path / "made").rename(daemon.store / "by hand")
+        assert client.list(fresh=True) == ["by hand"]
+        assert client.usage(fresh=True) == {"objects": 1, "bytes": 1, "objects_not_sized": 0}
+        (daemon.store / "by hand").unlink()
+        assert client.list(fresh=True) == []
+
+
+def test_ready_markers_are_kept_if_asked_for(start_daemon: Callable[..., Daemon]) -> None:
+    with start_daemon(name="plain").client() as client:
+        client.put(b"x", key="k")
+    daemon = start_daemon("--ready-markers", name="marked")
+    with daemon.client() as client:
+        client.put(b"x", key="k")
+        assert (daemon.store / "k.ready").read_bytes() == b""
+        assert client.list(fresh=True) == ["k"]
+        assert client.evict("k")
+        assert not (daemon.store / "k.ready").exists()
+    assert [path.name for path in (daemon.store.parent / "plain").iterdir() if path.name[0] != "."] == ["k"]
+
+
+# -- storekeeperd doctor
+
+
+def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "storekeeperd", "doctor", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_doctor_has_nothing_to_say_of_a_sound_store(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"x")
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "object").write_bytes(b"x")
+    (tmp_path / ".storekeeper").mkdir()
+    done = doctor(str(tmp_path), "--namespace", "team")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert done.stdout.startswith(f"{tmp_path} lies on ")
+    assert doctor(str(tmp_path), "--namespace", "team", "--json").stdout == ""
+
+
+def test_doctor_names_what_is_not_served_and_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "object").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("object")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "object.ready").write_bytes(b"")
+    (tmp_path / "full.ready").write_bytes(b"x")
+    (tmp_path / ".hidden").write_bytes(b"x")
+    with open(os.fsencode(tmp_path) + b"/\xff", "wb"):
+        pass
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team" / "link").symlink_to("nowhere")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    done = doctor(str(tmp_path), "--namespace", "team", "--json")
+    assert done.returncode == 1
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(finding["name"], finding["kind"]) for finding in findings} == {
+        ("folder", "directory"),
+        ("link", "link"),
+        ("fifo", "special"),
+        ("object.ready", "marker"),
+        ("\\xff", "name"),
+        ("team/link", "link"),
+    }
+    assert len(findings) == 6
+    told = doctor(str(tmp_path), "--namespace", "team")
+    assert told.returncode == 1
+    assert "'fifo': a fifo, socket or device; move it away\n" in told.stdout
+    assert told.stdout.count("\n") == 7
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_doctor_of_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    failed(doctor(str(tmp_path / "nowhere")), 66, "nowhere", "No such file")
+    failed(doctor(str(tmp_path / "nowhere"), "--json"), 66, "nowhere", "No such file")
+    failed(doctor(str(tmp_path), "--namespace", "none"), 66, "none", "No such file")
+    assert doctor().returncode == 2
+
+
+def test_doctor_needs_no_daemon_and_minds_none(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.put(b"x", key="k")
+        assert doctor(str(daemon.store)).returncode == 0
+        assert client.get("k") == b"x"
 
 
 @pytest.mark.parametrize(

@@ -64,14 +64,118 @@ def test_no_question_is_lost_if_none_is_wanted(coherence: Coherence) -> None:
     assert coherence.questions == 1
 
 
-def test_names_under_a_look_count_as_questions(coherence: Coherence) -> None:
+def test_names_under_a_look_are_in_doubt_but_no_questions(coherence: Coherence) -> None:
     coherence.ask(b"a")
+    assert (coherence.questions, coherence.in_doubt) == (1, 1)
     (name,) = coherence.take_questions(1)
     assert coherence.questions == 0
     number = coherence.start_look(name)
-    assert coherence.questions == 1
+    assert (coherence.questions, coherence.in_doubt) == (0, 1)
     coherence.looked(name, number, 3)
-    assert coherence.questions == 0
+    assert (coherence.questions, coherence.in_doubt) == (0, 0)
+
+
+@pytest.mark.parametrize("busy", ["nothing under way", "a look at another name", "a change of another name"])
+def test_what_the_watcher_heard_of_is_asked_once(index: Index, coherence: Coherence, busy: str) -> None:
+    if busy == "a look at another name":
+        coherence.start_look(b"other")
+    elif busy == "a change of another name":
+        coherence.begin(b"other")
+    for _ in range(3):
+        coherence.hear(dict.fromkeys([b"a", b"b"]), {})
+    assert coherence.take_questions(10) == [b"a", b"b"]
+    assert index.names() == []
+
+
+def test_what_the_watcher_heard_of_a_name_under_way_waits_for_its_end(coherence: Coherence) -> None:
+    number = coherence.start_look(b"looked")
+    coherence.begin(b"changed")
+    coherence.hear(dict.fromkeys([b"looked", b"changed", b"free"]), {})
+    assert coherence.take_questions(10) == [b"free"]
+    coherence.looked(b"looked", number, 3)
+    coherence.finish(b"changed", 4)
+    assert coherence.take_questions(10) == [b"looked", b"changed"]
+
+
+def test_what_a_read_missed_is_a_question_and_no_hit_is_believed_until_it_is_answered(
+    index: Index, coherence: Coherence
+) -> None:
+    scan(coherence, b"k")
+    coherence.missed(b"k")
+    assert index.has(b"k")  # the read may be older than what is known
+    assert not coherence.coherent
+    assert coherence.take_questions(10) == [b"k"]
+    number = coherence.start_look(b"k")
+    assert not coherence.coherent
+    coherence.looked(b"k", number, ABSENT)
+    assert coherence.coherent
+    assert not index.has(b"k")
+    assert not coherence.wants_scan
+
+
+def test_what_a_read_missed_during_a_change_is_looked_at_after_it(index: Index, coherence: Coherence) -> None:
+    scan(coherence, b"k")
+    coherence.begin(b"k")
+    coherence.missed(b"k")
+    assert not coherence.coherent
+    assert coherence.take_questions(10) == []
+    coherence.finish(b"k", 4)
+    assert index.size(b"k") == 4
+    assert coherence.take_questions(10) == [b"k"]
+
+
+# BUG, of this test and of the one that says the same of a look: what is assigned here may be older than the read,
+# and is asked about again; but it ends the doubt at once.
+def test_a_change_does_not_make_believed_what_a_read_missed_meanwhile(coherence: Coherence) -> None:
+    # The change is made, an outsider removes the object, a read misses it and is answered; then the change comes back.
+    scan(coherence, b"k")
+    coherence.begin(b"k")
+    coherence.missed(b"k")
+    coherence.finish(b"k", 4)
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert coherence.coherent
+
+
+def test_no_scan_makes_believed_what_a_read_missed(coherence: Coherence) -> None:
+    # The scan may have read that part of the directory before the object went.
+    scan(coherence, b"k")
+    coherence.want_scan()
+    coherence.begin_scan()
+    assert coherence.coherent
+    coherence.missed(b"k")
+    coherence.scanned([b"k"])
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert coherence.coherent
+
+
+def test_a_look_that_is_older_than_a_read_does_not_make_believed_what_it_missed(coherence: Coherence) -> None:
+    # A look sees the object, an outsider removes it, a read misses it and is answered; then the look comes back.
+    scan(coherence, b"k")
+    number = coherence.start_look(b"k")
+    coherence.missed(b"k")
+    coherence.looked(b"k", number, 3)
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert coherence.coherent
+
+
+# BUG: a name that is asked about (or looked at) and unanswered counts twice.
+@pytest.mark.parametrize("doubt", ["missed", "asked", "a look failed", "a look failed and is made again"])
+def test_a_name_is_in_doubt_once(coherence: Coherence, doubt: str) -> None:
+    look(coherence, b"k", 3)
+    if doubt == "missed":
+        coherence.missed(b"k")
+    elif doubt == "asked":
+        coherence.ask(b"k")
+    else:
+        look(coherence, b"k", UNSEEN)
+        if "again" in doubt:
+            coherence.retry_unanswered()
+    assert coherence.in_doubt == 1
 
 
 # -- looks
@@ -114,10 +218,59 @@ def test_a_question_during_a_look_makes_it_look_again(index: Index, coherence: C
     coherence.ask(b"k")
     assert coherence.take_questions(10) == []  # it waits for the end of this look
     coherence.looked(b"k", number, 5)
-    assert index.size(b"k") is None
+    assert index.size(b"k") == 5  # better than what was known, and not the last word
     assert coherence.take_questions(10) == [b"k"]
     look(coherence, b"k", 6)
     assert index.size(b"k") == 6
+
+
+def test_questions_without_end_do_not_keep_a_name_from_being_known(index: Index, coherence: Coherence) -> None:
+    coherence.ask(b"k")
+    for size in range(5):
+        (name,) = coherence.take_questions(10)
+        number = coherence.start_look(name)
+        coherence.ask(b"k")
+        coherence.looked(name, number, size)
+        assert index.size(b"k") == size
+    assert coherence.questions == 1
+
+
+def test_one_look_at_many_names_assigns_each(index: Index, coherence: Coherence) -> None:
+    look(coherence, b"c", 1)
+    names = [b"a", b"b", b"c"]
+    number = coherence.start_looks(names)
+    assert coherence.in_doubt == 3
+    coherence.looked_at_all(names, number, [10, 11, ABSENT])
+    assert {name: index.size(name) for name in names} == {b"a": 10, b"b": 11, b"c": None}
+    assert coherence.in_doubt == 0
+
+
+def test_of_a_look_at_many_names_those_do_not_count_that_were_looked_at_since(
+    index: Index, coherence: Coherence
+) -> None:
+    number = coherence.start_looks([b"a", b"b"])
+    look(coherence, b"a", 5)
+    coherence.looked_at_all([b"a", b"b"], number, [1, 2])
+    assert (index.size(b"a"), index.size(b"b")) == (5, 2)
+    assert coherence.in_doubt == 0
+
+
+def test_of_a_look_at_many_names_those_are_looked_at_again_that_were_asked_about(
+    index: Index, coherence: Coherence
+) -> None:
+    number = coherence.start_looks([b"a", b"b", b"c"])
+    coherence.ask(b"b")
+    coherence.looked_at_all([b"a", b"b", b"c"], number, [1, 2, UNSEEN])
+    assert (index.size(b"a"), index.size(b"b"), index.size(b"c")) == (1, 2, None)
+    assert coherence.take_questions(10) == [b"b"]
+    coherence.retry_unanswered()
+    assert coherence.take_questions(10) == [b"c"]
+
+
+def test_a_look_at_many_names_must_tell_of_each(coherence: Coherence) -> None:
+    number = coherence.start_looks([b"a", b"b"])
+    with pytest.raises(ValueError, match="shorter"):
+        coherence.looked_at_all([b"a", b"b"], number, [1])
 
 
 def test_a_newer_look_answers_a_question_that_came_during_an_older_one(index: Index, coherence: Coherence) -> None:
@@ -174,14 +327,74 @@ def test_a_look_that_assigns_during_a_change_is_made_again_after_it(index: Index
 # -- what a look could not tell
 
 
-def test_what_a_look_cannot_tell_is_left_out_and_asked_later(index: Index, coherence: Coherence) -> None:
-    look(coherence, b"k", 3)
+@pytest.mark.parametrize("known", [3, None])
+def test_what_a_look_cannot_tell_stays_as_it_is_and_is_asked_later(
+    index: Index, coherence: Coherence, known: int | None
+) -> None:
+    scan(coherence)
+    if known is not None:
+        look(coherence, b"k", known)
+    assert coherence.coherent
     look(coherence, b"k", UNSEEN)
-    assert index.size(b"k") is None
-    assert coherence.questions == 1
+    assert index.size(b"k") == known
+    assert not coherence.coherent
+    assert coherence.in_doubt == 1
     assert coherence.take_questions(10) == []
     coherence.retry_unanswered()
     assert coherence.take_questions(10) == [b"k"]
+
+
+@pytest.mark.parametrize("seen", [3, 4, ABSENT])
+def test_it_is_coherent_again_when_every_name_was_looked_at(index: Index, coherence: Coherence, seen: int) -> None:
+    scan(coherence)
+    look(coherence, b"a", UNSEEN)
+    look(coherence, b"b", UNSEEN)
+    look(coherence, b"a", seen)
+    assert not coherence.coherent
+    look(coherence, b"b", UNSEEN)
+    assert not coherence.coherent
+    look(coherence, b"b", seen)
+    assert coherence.coherent
+    assert coherence.in_doubt == 0
+    assert not coherence.wants_scan
+
+
+def test_an_own_operation_answers_for_a_name_that_no_look_could_tell_of(coherence: Coherence) -> None:
+    scan(coherence)
+    look(coherence, b"k", UNSEEN)
+    coherence.begin(b"k")
+    coherence.finish(b"k", 3)
+    assert coherence.coherent
+
+
+def test_a_look_of_an_own_operation_that_failed_ends_coherence(coherence: Coherence) -> None:
+    scan(coherence)
+    coherence.begin(b"k")
+    coherence.finish(b"k", UNSEEN)
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], 3)
+    assert coherence.coherent
+
+
+def test_a_loss_is_not_repaired_by_looking_at_what_was_in_doubt(coherence: Coherence) -> None:
+    scan(coherence)
+    look(coherence, b"k", UNSEEN)
+    coherence.lost("overflow")
+    look(coherence, b"k", 3)
+    assert not coherence.coherent
+    scan(coherence, b"k")
+    assert coherence.coherent
+
+
+def test_a_scan_does_not_make_believed_what_no_look_could_tell(coherence: Coherence) -> None:
+    scan(coherence)
+    look(coherence, b"k", UNSEEN)
+    coherence.lost("overflow")
+    scan(coherence, b"k")
+    assert coherence.clean == coherence.epoch
+    assert not coherence.coherent
+    look(coherence, b"k", 3)
+    assert coherence.coherent
 
 
 def test_unanswered_names_are_asked_once_per_retry(coherence: Coherence) -> None:
@@ -339,13 +552,21 @@ def test_an_own_operation_answers_for_a_leftover(coherence: Coherence) -> None:
     assert coherence.coherent
 
 
-def test_a_leftover_that_cannot_be_looked_at_fails_the_scan(coherence: Coherence) -> None:
+def test_a_leftover_that_cannot_be_looked_at_stays_and_keeps_it_incoherent_but_the_scan_counts(
+    index: Index, coherence: Coherence
+) -> None:
     look(coherence, b"k", 3)
     scan(coherence)
     look(coherence, b"k", UNSEEN)
+    assert index.size(b"k") == 3
     assert not coherence.coherent
-    assert (coherence.clean, coherence.scans) == (0, 0)
-    assert coherence.wants_scan
+    assert (coherence.clean, coherence.scans) == (1, 1)
+    assert not coherence.wants_scan
+    coherence.retry_unanswered()
+    assert coherence.take_questions(10) == [b"k"]
+    look(coherence, b"k", ABSENT)
+    assert coherence.coherent
+    assert not index.has(b"k")
 
 
 def test_another_name_that_cannot_be_looked_at_does_not_fail_the_scan(coherence: Coherence) -> None:
@@ -353,6 +574,9 @@ def test_another_name_that_cannot_be_looked_at_does_not_fail_the_scan(coherence:
     look(coherence, b"k", UNSEEN)
     coherence.end_scan(complete=True)
     coherence.sweep()
+    assert (coherence.clean, coherence.scans) == (1, 1)
+    assert not coherence.coherent
+    look(coherence, b"k", 3)
     assert coherence.coherent
 
 
@@ -422,6 +646,7 @@ def test_a_sweep_without_a_scan_does_nothing(coherence: Coherence) -> None:
 def test_a_sweep_takes_several_turns(index: Index, coherence: Coherence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 2)
     names = [b"a", b"b", b"c", b"d", b"e"]
+    look(coherence, b"a", 1)  # else the scan finds an empty table, and there is nothing to check
     coherence.begin_scan()
     coherence.scanned(names)
     coherence.end_scan(complete=True)
@@ -450,14 +675,324 @@ def test_leftovers_answered_between_turns_do_not_end_the_scan_early(
     assert coherence.coherent
 
 
-def test_a_failed_leftover_ends_the_sweep(coherence: Coherence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_leftover_does_not_end_the_sweep(
+    index: Index, coherence: Coherence, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 1)
     for name in (b"a", b"b"):
         look(coherence, name, 1)
     coherence.begin_scan()
     coherence.end_scan(complete=True)
     assert coherence.sweep()
-    (name,) = coherence.take_questions(10)
-    look(coherence, name, UNSEEN)
+    (failing,) = coherence.take_questions(10)
+    look(coherence, failing, UNSEEN)
+    assert coherence.scans == 0
     assert not coherence.sweep()
+    (other,) = coherence.take_questions(10)
+    look(coherence, other, ABSENT)
+    assert (coherence.scans, coherence.clean) == (1, 1)
+    assert index.names() == [failing]
+    assert not coherence.coherent
+
+
+def test_a_scan_of_an_empty_table_has_nothing_to_check(coherence: Coherence, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 2)
+    coherence.begin_scan()
+    coherence.scanned([b"a", b"b", b"c", b"d", b"e"])
+    look(coherence, b"f", 3)
+    coherence.end_scan(complete=True)
+    assert not coherence.sweep()
+    assert coherence.coherent
+    assert coherence.questions == 0
+
+
+@pytest.mark.parametrize("seen", [3, ABSENT])
+def test_a_look_under_way_when_a_scan_begins_is_made_again(index: Index, coherence: Coherence, seen: int) -> None:
+    look(coherence, b"k", 1)
+    number = coherence.start_look(b"k")
+    coherence.begin_scan()
+    coherence.looked(b"k", number, seen)
+    assert index.size(b"k") == 1
+    coherence.scanned([b"k"])
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert index.has(b"k")
+    assert coherence.take_questions(10) == [b"k"]
+
+
+def test_a_name_looked_at_during_the_scan_that_it_did_not_see_is_no_leftover(
+    index: Index, coherence: Coherence
+) -> None:
+    look(coherence, b"k", 1)
+    coherence.begin_scan()
+    look(coherence, b"k", 2)
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert coherence.coherent
+    assert coherence.questions == 0
+
+
+# -- scans for their own sake
+
+
+def test_a_scan_may_be_wanted_though_nothing_is_lost(coherence: Coherence) -> None:
+    scan(coherence)
+    assert not coherence.wants_scan
+    number = coherence.want_scan()
     assert coherence.wants_scan
+    assert coherence.coherent
+    assert not coherence.has_scanned(number)
+    scan(coherence)
+    assert coherence.has_scanned(number)
+    assert not coherence.wants_scan
+    assert (coherence.epoch, coherence.scans) == (1, 2)
+
+
+def test_a_scan_that_is_wanted_keeps_hits_believed_while_it_runs(coherence: Coherence) -> None:
+    scan(coherence, b"k")
+    coherence.want_scan()
+    coherence.begin_scan()
+    assert coherence.coherent
+    coherence.end_scan(complete=False)
+    assert coherence.coherent
+    assert coherence.wants_scan
+
+
+def test_the_scan_that_runs_is_not_the_one_wanted(coherence: Coherence) -> None:
+    coherence.begin_scan()
+    number = coherence.want_scan()
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert not coherence.has_scanned(number)
+    assert coherence.wants_scan
+    scan(coherence)
+    assert coherence.has_scanned(number)
+
+
+def test_a_failed_scan_is_not_the_one_wanted_but_the_next_one_is(coherence: Coherence) -> None:
+    scan(coherence)
+    number = coherence.want_scan()
+    coherence.begin_scan()
+    coherence.end_scan(complete=False)
+    assert not coherence.has_scanned(number)
+    assert coherence.wants_scan
+    scan(coherence)
+    assert coherence.has_scanned(number)
+    assert not coherence.wants_scan
+
+
+def test_all_who_want_a_scan_before_it_begins_want_the_same_one(coherence: Coherence) -> None:
+    scan(coherence)
+    assert coherence.want_scan() == coherence.want_scan()
+    scan(coherence)
+    assert not coherence.wants_scan
+
+
+def test_a_scan_runs_until_what_it_did_not_see_is_looked_at(coherence: Coherence) -> None:
+    look(coherence, b"k", 3)
+    assert not coherence.scanning
+    coherence.begin_scan()
+    assert coherence.scanning
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert coherence.scanning
+    assert not coherence.wants_scan
+    look(coherence, b"k", ABSENT)
+    assert not coherence.scanning
+
+
+@pytest.mark.parametrize("seen", [0, 5, ABSENT, UNSEEN])
+def test_what_a_scan_saw_and_cannot_tell_is_looked_at_before_it_counts(
+    index: Index, coherence: Coherence, seen: int
+) -> None:
+    coherence.begin_scan()
+    coherence.scanned([b"k"])
+    coherence.scanned_doubtful([b"k.ready"])
+    assert not index.has(b"k.ready")
+    coherence.end_scan(complete=True)
+    assert not coherence.sweep()
+    assert (coherence.scans, coherence.clean) == (0, 0)
+    assert coherence.take_questions(10) == [b"k.ready"]
+    look(coherence, b"k.ready", seen)
+    assert (coherence.scans, coherence.clean) == (1, 1)
+    assert coherence.coherent == (seen != UNSEEN)
+    assert index.size(b"k.ready") == (seen if seen >= 0 else None)
+
+
+def test_what_is_doubtful_may_be_looked_at_before_the_scan_ends(coherence: Coherence) -> None:
+    coherence.begin_scan()
+    coherence.scanned_doubtful([b"k.ready"])
+    look(coherence, b"k.ready", ABSENT)
+    assert coherence.scanning
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert coherence.coherent
+
+
+def test_what_is_doubtful_of_a_failed_scan_does_not_hold_up_the_next_one(coherence: Coherence) -> None:
+    coherence.begin_scan()
+    coherence.scanned_doubtful([b"k.ready"])
+    coherence.end_scan(complete=False)
+    scan(coherence)
+    assert coherence.coherent
+
+
+# -- what was deleted
+
+
+def test_a_name_that_was_deleted_is_looked_at_a_second_time_unless_it_was_seen_to_be_gone(
+    coherence: Coherence,
+) -> None:
+    coherence.hear(dict.fromkeys([b"late", b"gone"]), dict.fromkeys([b"late", b"gone"]))
+    assert coherence.wants_second_looks
+    for name in coherence.take_questions(10):
+        look(coherence, name, 3 if name == b"late" else ABSENT)
+    coherence.ask_second_looks()  # the turn of those that were heard of 50 ms ago has not come
+    assert coherence.take_questions(10) == []
+    assert coherence.wants_second_looks
+    coherence.ask_second_looks()
+    assert coherence.take_questions(10) == [b"late"]
+    assert not coherence.wants_second_looks
+
+
+def test_a_deleted_name_that_is_there_again_is_looked_at_a_second_time_and_no_more(coherence: Coherence) -> None:
+    coherence.hear({b"k": None}, {b"k": None})
+    looks = 0
+    for _ in range(6):
+        for name in coherence.take_questions(10):
+            look(coherence, name, 3)
+            looks += 1
+        coherence.ask_second_looks()
+    assert looks == 2
+    assert not coherence.wants_second_looks
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_who_was_seen_to_be_gone_needs_no_second_look(coherence: Coherence, rounds: int) -> None:
+    coherence.hear({b"k": None}, {b"k": None})
+    for _ in range(rounds):
+        coherence.ask_second_looks()
+    look(coherence, b"k", ABSENT)
+    assert not coherence.wants_second_looks
+
+
+def test_a_delete_reported_during_a_look_that_saw_the_name_gone_is_looked_at_again(coherence: Coherence) -> None:
+    number = coherence.start_look(b"k")
+    coherence.hear({b"k": None}, {b"k": None})
+    coherence.looked(b"k", number, ABSENT)  # it may have been there again since, and deleted again
+    assert coherence.wants_second_looks
+    assert coherence.take_questions(10) == [b"k"]
+    look(coherence, b"k", ABSENT)
+    assert not coherence.wants_second_looks
+
+
+def test_names_that_came_need_no_second_look(coherence: Coherence) -> None:
+    coherence.hear({b"k": None}, {})
+    assert not coherence.wants_second_looks
+
+
+# -- what may still grow
+
+
+def test_what_came_or_grew_behind_our_back_is_young_once(coherence: Coherence) -> None:
+    look(coherence, b"k", 0)
+    assert coherence.take_young() == [b"k"]
+    assert coherence.take_young() == []
+    look(coherence, b"k", 0)
+    assert coherence.take_young() == []
+    look(coherence, b"k", 5)
+    assert coherence.take_young() == [b"k"]
+    look(coherence, b"k", ABSENT)
+    assert coherence.take_young() == []
+
+
+def test_what_we_made_ourselves_does_not_grow(coherence: Coherence) -> None:
+    coherence.begin(b"k")
+    coherence.finish(b"k", 5)
+    look(coherence, b"k", 5)
+    assert coherence.take_young() == []
+
+
+def test_what_a_scan_found_is_not_young_for_its_first_look(coherence: Coherence) -> None:
+    scan(coherence, b"k")
+    look(coherence, b"k", 5)
+    assert coherence.take_young() == []
+
+
+# -- names in doubt, for those who wait
+
+
+def test_doubts_are_the_names_asked_about_and_empty_as_they_are_looked_at(coherence: Coherence) -> None:
+    coherence.ask(b"asked")
+    number = coherence.start_look(b"looking")
+    coherence.begin(b"changing")
+    coherence.begin(b"changing, asked")
+    coherence.ask(b"changing, asked")
+    doubts = coherence.doubts()
+    assert doubts == {b"asked", b"looking", b"changing, asked"}
+    coherence.looked(b"looking", number, 3)
+    assert doubts == {b"asked", b"changing, asked"}
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert doubts == {b"changing, asked"}
+    coherence.finish(b"changing, asked", 3)
+    assert doubts == {b"changing, asked"}  # its look may be older than the question
+    look(coherence, coherence.take_questions(1)[0], 3)
+    assert doubts == set()
+
+
+def test_later_questions_are_not_among_earlier_doubts(coherence: Coherence) -> None:
+    coherence.ask(b"a")
+    doubts = coherence.doubts()
+    coherence.ask(b"b")
+    assert doubts == {b"a"}
+    assert coherence.doubts() == {b"a", b"b"}
+
+
+def test_nothing_in_doubt_is_no_doubt(coherence: Coherence) -> None:
+    look(coherence, b"k", 3)
+    assert coherence.doubts() == set()
+
+
+def test_a_look_that_is_older_than_a_question_leaves_the_name_in_doubt(coherence: Coherence) -> None:
+    number = coherence.start_look(b"k")
+    coherence.ask(b"k")
+    doubts = coherence.doubts()
+    coherence.looked(b"k", number, 3)
+    assert doubts == {b"k"}
+    look(coherence, coherence.take_questions(1)[0], 3)
+    assert doubts == set()
+
+
+@pytest.mark.parametrize("event", ["a scan begins", "a change ends"])
+def test_a_look_that_does_not_count_leaves_the_name_in_doubt(coherence: Coherence, event: str) -> None:
+    coherence.ask(b"k")
+    doubts = coherence.doubts()
+    number = coherence.start_look(coherence.take_questions(1)[0])
+    if event == "a scan begins":
+        coherence.begin_scan()
+    else:
+        coherence.begin(b"k")
+        coherence.finish(b"k", 3)
+    coherence.looked(b"k", number, 3)
+    assert doubts == {b"k"}
+
+
+def test_a_look_that_is_older_than_a_question_during_a_change_leaves_the_name_in_doubt(coherence: Coherence) -> None:
+    # An evict of ours is under way, and a look at the same name; an outsider removes the file after that look was
+    # made, and before the outcomes are back. Whoever asks now for a fresh answer must not get it from that look.
+    coherence.begin(b"k")
+    number = coherence.start_look(b"k")
+    coherence.hear({b"k": None}, {b"k": None})
+    doubts = coherence.doubts()
+    assert doubts == {b"k"}
+    coherence.looked(b"k", number, 3)
+    assert doubts == {b"k"}
+
+
+def test_forgotten_doubts_are_left_alone(coherence: Coherence) -> None:
+    coherence.ask(b"k")
+    forgotten, kept = coherence.doubts(), coherence.doubts()
+    assert forgotten is not kept
+    coherence.forget(forgotten)
+    look(coherence, coherence.take_questions(1)[0], 3)
+    assert (forgotten, kept) == ({b"k"}, set())

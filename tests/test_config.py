@@ -22,6 +22,8 @@ def test_a_config_needs_only_a_store_and_an_address() -> None:
     assert made.namespaces == ()
     assert made.socket_mode == 0o600
     assert made.idle_exit_s == 0
+    assert made.watch == "auto"
+    assert made.ready_markers is False
     assert made.limits == Limits()
 
 
@@ -46,9 +48,14 @@ def test_a_whole_file(file: Path) -> None:
         namespaces = ["team-a", "é"]
         socket_mode = "0660"
         idle_exit_s = 1.5
+        watch = "scan"
+        ready_markers = true
         [limits]
         connections_max = 7
         slow_disk_ms = 2
+        rescan_delay_s = 1
+        audit_interval_s = 3600
+        scan_interval_s = 0.5
         """
     )
     assert config.load(file) == {
@@ -57,13 +64,28 @@ def test_a_whole_file(file: Path) -> None:
         "namespaces": ("team-a", "é"),
         "socket_mode": 0o660,
         "idle_exit_s": 1.5,
-        "limits": Limits(connections_max=7, slow_disk_ms=2),
+        "watch": "scan",
+        "ready_markers": True,
+        "limits": Limits(
+            connections_max=7, slow_disk_ms=2, rescan_delay_s=1, audit_interval_s=3600, scan_interval_s=0.5
+        ),
     }
 
 
 def test_an_empty_file_says_nothing(file: Path) -> None:
     file.write_text("")
     assert config.load(file) == {}
+
+
+@pytest.mark.parametrize("watch", config.WATCHES)
+def test_changes_are_noticed_in_one_of_three_ways(file: Path, watch: str) -> None:
+    file.write_text(f"watch = '{watch}'")
+    assert config.load(file) == {"watch": watch}
+
+
+def test_a_scan_by_the_clock_is_rare_where_the_watch_hears_of_everything() -> None:
+    defaults = Limits()
+    assert (defaults.rescan_delay_s, defaults.audit_interval_s, defaults.scan_interval_s) == (0.1, 600.0, 2.0)
 
 
 def test_a_whole_number_is_a_time_too(file: Path) -> None:
@@ -102,6 +124,15 @@ WRONG_SETTINGS: list[tuple[str, str]] = [
     ("idle_exit_s = '1'", "idle_exit_s must be of type float"),
     ("idle_exit_s = true", "idle_exit_s must be of type float"),
     ("limits = 1", "limits must be of type dict"),
+    ("watch = 'poll'", "watch must be one of auto, inotify, scan"),
+    ("watch = ''", "watch must be one of auto, inotify, scan"),
+    ("watch = true", "watch must be of type str"),
+    ("ready_markers = 'yes'", "ready_markers must be of type bool"),
+    ("ready_markers = 1", "ready_markers must be of type bool"),
+    ("ready_marker = true", "unknown setting ready_marker; did you mean ready_markers?"),
+    ("[limits]\naudit_interval_s = 0", r"limits\.audit_interval_s must be greater than 0"),
+    ("[limits]\nscan_interval_s = -1.0", r"limits\.scan_interval_s must be greater than 0"),
+    ("[limits]\nrescan_delay_s = '1'", r"limits\.rescan_delay_s must be of type float"),
     ("[limits]\npool_threads = 1.5", r"limits\.pool_threads must be of type int"),
     ("[limits]\npool_threads = true", r"limits\.pool_threads must be of type int"),
     ("[limits]\npool_threads = '4'", r"limits\.pool_threads must be of type int"),

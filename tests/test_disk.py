@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import stat
 import threading
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,14 @@ from typing import Any
 import pytest
 
 from storekeeper import wire
+from storekeeper.errors import BadKey
 from storekeeperd import disk as disk_module
+from storekeeperd import entries
 from storekeeperd import publisher as publisher_module
 from storekeeperd.disk import Disk, WouldWait
+from storekeeperd.entries import Sorted
+from storekeeperd.ground import WITNESS, Ground
+from storekeeperd.home import FOLDER, TEMPORARY
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -31,11 +38,13 @@ from storekeeperd.operations import (
     Get,
     Look,
     Open,
+    Operation,
     Origin,
     Outcome,
     Put,
     Read,
     Stat,
+    Survey,
     Write,
 )
 from storekeeperd.publisher import ATTRIBUTE
@@ -50,10 +59,30 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+@contextlib.contextmanager
+def held(store: Path) -> Iterator[Ground]:
+    """The way into a directory, proven by its locked file as a home does it."""
+    (store / TEMPORARY).mkdir(parents=True)
+    lock = os.open(store / os.fsdecode(WITNESS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        ground = Ground(store)
+        found = os.fstat(lock)
+        ground.witness = found.st_dev, found.st_ino
+        os.close(ground.adopt())
+        yield ground
+    finally:
+        os.close(lock)
+
+
 @pytest.fixture
-def private(tmp_path: Path) -> Path:
-    (tmp_path / "private").mkdir()
-    return tmp_path / "private"
+def ground(store: Path) -> Iterator[Ground]:
+    with held(store) as ground:
+        yield ground
+
+
+@pytest.fixture
+def private(store: Path, ground: Ground) -> Path:
+    return store / TEMPORARY
 
 
 @pytest.fixture
@@ -66,34 +95,56 @@ def attributes(tmp_path: Path) -> bool:
 
 
 @pytest.fixture(params=[True, False], ids=["unnamed", "named"])
-def disk(request: pytest.FixtureRequest, store: Path, private: Path, attributes: bool) -> Iterator[Disk]:
+def disk(request: pytest.FixtureRequest, ground: Ground, private: Path, attributes: bool) -> Iterator[Disk]:
     """A disk; whatever a test did with it, no private name may be left at its end."""
-    disk = Disk(store, private, unnamed_files=request.param, attributes=attributes)
+    disk = Disk(ground, TEMPORARY, unnamed_files=request.param, attributes=attributes)
     yield disk
     disk.close()
     assert os.listdir(private) == []
 
 
+def do(disk: Disk, operation: Operation, *, wait: bool = True) -> Outcome:
+    """Carries out one operation as a job of its own."""
+    with disk.stay() as stay:
+        return disk.perform(operation, stay, wait=wait)
+
+
+def listed(store: Path) -> list[str]:
+    """What is in a store but for the daemon's own folder."""
+    return sorted(set(os.listdir(store)) - {FOLDER})
+
+
+def scanned(disk: Disk, prefix: bytes) -> Sorted:
+    """What a scan of a directory finds, as its scanner takes it."""
+    found = Sorted([])
+    for data in disk.scan(prefix):
+        part = entries.sort(*entries.take_apart(data))
+        found.objects += part.objects
+        found.doubtful += part.doubtful
+        found.foreign += part.foreign
+    return found
+
+
 def put(
     disk: Disk, name: bytes, payload: Any, *, replace: bool = False, durable: bool = False, wait: bool = True
 ) -> Outcome:
-    return disk.perform(Put(name, payload, US, replace, durable), wait=wait)
+    return do(disk, Put(name, payload, US, replace, durable), wait=wait)
 
 
 def get(disk: Disk, name: bytes, *, wait: bool = True) -> Outcome:
-    return disk.perform(Get(name, Budget(MIB, MIB)), wait=wait)
+    return do(disk, Get(name, Budget(MIB, MIB)), wait=wait)
 
 
 def upload(disk: Disk, *parts: tuple[int, bytes]) -> int:
-    begun = disk.perform(Begin())
+    begun = do(disk, Begin())
     assert begun.word == wire.OK
     for offset, payload in parts:
-        assert disk.perform(Write(begun.number, offset, payload)).word == wire.OK
+        assert do(disk, Write(begun.number, offset, payload)).word == wire.OK
     return begun.number
 
 
 def commit(disk: Disk, name: bytes, descriptor: int, size: int, *, replace: bool = False) -> Outcome:
-    return disk.perform(Commit(name, descriptor, size, US, replace, False))
+    return do(disk, Commit(name, descriptor, size, US, replace, False))
 
 
 def fault(number: int, name: str = "injected") -> Callable[..., Any]:
@@ -122,17 +173,17 @@ def test_a_look_sees_the_size(disk: Disk, store: Path) -> None:
     (store / "k").write_bytes(b"12345")
     (store / "empty").touch()
     (store / "n/k").write_bytes(b"1")
-    assert disk.perform(Look(b"k")) == Outcome(b"ok", 5)
-    assert disk.perform(Look(b"empty")) == Outcome(b"ok", 0)
-    assert disk.perform(Look(b"n/k")) == Outcome(b"ok", 1)
-    assert disk.perform(Look(b"none")) == Outcome(b"ok", ABSENT)
-    assert disk.perform(Look(b"no-namespace/k")) == Outcome(b"ok", ABSENT)
-    assert disk.perform(Look(b"k/under-a-file")) == Outcome(b"ok", ABSENT)
+    assert do(disk, Look(b"k")) == Outcome(b"ok", 5)
+    assert do(disk, Look(b"empty")) == Outcome(b"ok", 0)
+    assert do(disk, Look(b"n/k")) == Outcome(b"ok", 1)
+    assert do(disk, Look(b"none")) == Outcome(b"ok", ABSENT)
+    assert do(disk, Look(b"no-namespace/k")) == Outcome(b"ok", ABSENT)
+    assert do(disk, Look(b"k/under-a-file")) == Outcome(b"ok", ABSENT)
 
 
 def test_a_look_that_fails_says_nothing(disk: Disk, break_os: Callable[..., None]) -> None:
-    break_os(lstat=fault(errno.EIO))
-    outcome = disk.perform(Look(b"k"))
+    break_os(stat=fault(errno.EIO))
+    outcome = do(disk, Look(b"k"))
     assert (outcome.word, outcome.seen) == (b"disk_failed", UNSEEN)
 
 
@@ -146,7 +197,7 @@ def test_what_was_put_is_got(disk: Disk, store: Path, name: bytes) -> None:
         got = get(disk, name)
         assert (got.word, got.seen, bytes(got.payload)) == (b"ok", len(payload), bytes(payload))
         assert (store / os.fsdecode(name)).read_bytes() == bytes(payload)
-        assert disk.perform(Evict(name, True)).word == b"evicted"
+        assert do(disk, Evict(name, True)).word == b"evicted"
 
 
 def test_an_object_can_be_read_by_owner_and_group_and_written_by_none(disk: Disk, store: Path) -> None:
@@ -193,12 +244,12 @@ def test_other_bytes_replace_if_asked_to(disk: Disk, store: Path, durable: bool)
 
 def test_whoever_has_the_old_object_open_keeps_it(disk: Disk) -> None:
     put(disk, b"k", b"old")
-    opened = disk.perform(Open(b"k"))
+    opened = do(disk, Open(b"k"))
     put(disk, b"k", b"newer", replace=True)
-    assert disk.perform(Read(opened.number, 0, 10)).payload == b"old"
-    assert disk.perform(Evict(b"k", True)).word == b"evicted"
-    assert disk.perform(Read(opened.number, 0, 10)).payload == b"old"
-    disk.perform(Close(opened.number))
+    assert do(disk, Read(opened.number, 0, 10)).payload == b"old"
+    assert do(disk, Evict(b"k", True)).word == b"evicted"
+    assert do(disk, Read(opened.number, 0, 10)).payload == b"old"
+    do(disk, Close(opened.number))
 
 
 def test_a_reader_sees_the_old_bytes_or_the_new_ones(disk: Disk) -> None:
@@ -238,16 +289,16 @@ def test_of_many_who_put_at_once_one_creates(disk: Disk) -> None:
 def test_what_is_not_there_is_absent(disk: Disk) -> None:
     for name in (b"k", b"n/k", b"no-namespace/k"):
         assert get(disk, name) == Outcome(b"absent", ABSENT)
-        assert disk.perform(Open(name)) == Outcome(b"absent", ABSENT)
-        assert disk.perform(Stat(name)) == Outcome(b"absent", ABSENT)
-        assert disk.perform(Evict(name, True)) == Outcome(b"absent", ABSENT)
+        assert do(disk, Open(name)) == Outcome(b"absent", ABSENT)
+        assert do(disk, Stat(name)) == Outcome(b"absent", ABSENT)
+        assert do(disk, Evict(name, True)) == Outcome(b"absent", ABSENT)
 
 
 def test_an_object_put_by_hand_is_served(disk: Disk, store: Path) -> None:
     (store / "k").write_bytes(b"by hand")
     assert get(disk, b"k").payload == b"by hand"
     assert put(disk, b"k", b"by hand").word == b"same"
-    assert disk.perform(Evict(b"k", True)).word == b"evicted"
+    assert do(disk, Evict(b"k", True)).word == b"evicted"
 
 
 def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) -> None:
@@ -255,7 +306,7 @@ def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) ->
     assert (outcome.word, outcome.seen) == (b"store_away", ABSENT)
     assert outcome.error is not None
     assert outcome.error.retry
-    assert sorted(os.listdir(store)) == ["n"]
+    assert listed(store) == ["n"]
 
 
 # -- budgets and waiting
@@ -264,7 +315,7 @@ def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) ->
 def test_more_than_a_message_is_large(disk: Disk) -> None:
     put(disk, b"k", b"x" * 11)
     budget = Budget(100, 10)
-    assert disk.perform(Get(b"k", budget)) == Outcome(b"large", 11)
+    assert do(disk, Get(b"k", budget)) == Outcome(b"large", 11)
     assert budget.bytes_left == 100
 
 
@@ -272,36 +323,36 @@ def test_more_than_the_reply_has_left_comes_later(disk: Disk) -> None:
     put(disk, b"a", b"x" * 6)
     put(disk, b"b", b"y" * 4)
     budget = Budget(10, 10)
-    assert disk.perform(Get(b"a", budget)).word == b"ok"
-    assert disk.perform(Get(b"a", budget)) == Outcome(b"later", 6)
-    assert disk.perform(Get(b"b", budget)).word == b"ok"
+    assert do(disk, Get(b"a", budget)).word == b"ok"
+    assert do(disk, Get(b"a", budget)) == Outcome(b"later", 6)
+    assert do(disk, Get(b"b", budget)).word == b"ok"
     assert budget.bytes_left == 0
 
 
 @pytest.mark.parametrize("read_nowait", [True, False])
-def test_short_objects_are_read_without_waiting(store: Path, private: Path, read_nowait: bool) -> None:
-    disk = Disk(store, private, attributes=False, read_nowait=read_nowait, inline_bytes_max=10)
+def test_short_objects_are_read_without_waiting(ground: Ground, read_nowait: bool) -> None:
+    disk = Disk(ground, TEMPORARY, attributes=False, read_nowait=read_nowait, inline_bytes_max=10)
     try:
         put(disk, b"k", b"x" * 10, wait=False)
         put(disk, b"empty", b"", wait=False)
         assert get(disk, b"k", wait=False).payload == b"x" * 10
         assert get(disk, b"empty", wait=False).payload == b""
-        opened = disk.perform(Open(b"k"), wait=False).number
-        assert disk.perform(Read(opened, 3, 4), wait=False).payload == b"x" * 4
-        disk.perform(Close(opened), wait=False)
+        opened = do(disk, Open(b"k"), wait=False).number
+        assert do(disk, Read(opened, 3, 4), wait=False).payload == b"x" * 4
+        do(disk, Close(opened), wait=False)
     finally:
         disk.close()
 
 
-def test_a_long_read_is_not_for_the_loop(store: Path, private: Path) -> None:
-    disk = Disk(store, private, attributes=False, inline_bytes_max=10)
+def test_a_long_read_is_not_for_the_loop(ground: Ground) -> None:
+    disk = Disk(ground, TEMPORARY, attributes=False, inline_bytes_max=10)
     try:
         put(disk, b"k", b"x" * 11)
         budget = Budget(100, 100)
         with pytest.raises(WouldWait):
-            disk.perform(Get(b"k", budget), wait=False)
+            do(disk, Get(b"k", budget), wait=False)
         assert budget.bytes_left == 100
-        assert disk.perform(Get(b"k", budget), wait=True).payload == b"x" * 11
+        assert do(disk, Get(b"k", budget), wait=True).payload == b"x" * 11
     finally:
         disk.close()
 
@@ -358,11 +409,11 @@ def test_a_foreign_entry_is_never_served_nor_removed_nor_replaced(
 ) -> None:
     make(store / "k")
     before = os.lstat(store / "k")
-    assert disk.perform(Look(b"k")) == Outcome(b"ok", ABSENT)
+    assert do(disk, Look(b"k")) == Outcome(b"ok", ABSENT)
     assert get(disk, b"k") == Outcome(b"absent", ABSENT)
-    assert disk.perform(Open(b"k")) == Outcome(b"absent", ABSENT)
-    assert disk.perform(Stat(b"k")) == Outcome(b"absent", ABSENT)
-    assert disk.perform(Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Open(b"k")) == Outcome(b"absent", ABSENT)
+    assert do(disk, Stat(b"k")) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True)) == Outcome(b"absent", ABSENT)
     for replace in (False, True):
         outcome = put(disk, b"k", b"target", replace=replace)
         assert (outcome.word, outcome.seen) == (b"not_an_object", ABSENT)
@@ -376,27 +427,27 @@ def test_a_foreign_entry_is_never_served_nor_removed_nor_replaced(
 
 def test_an_evicted_object_is_gone(disk: Disk, store: Path) -> None:
     put(disk, b"k", b"bytes")
-    assert disk.perform(Evict(b"k", True)) == Outcome(b"evicted", ABSENT)
-    assert disk.perform(Evict(b"k", False)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True)) == Outcome(b"evicted", ABSENT)
+    assert do(disk, Evict(b"k", False)) == Outcome(b"absent", ABSENT)
     assert not (store / "k").exists()
 
 
 def test_somebody_else_may_remove_it_first(disk: Disk, store: Path, break_os: Callable[..., None]) -> None:
     put(disk, b"k", b"bytes")
 
-    def too_late(path: bytes) -> None:
-        os.unlink(path)
+    def too_late(path: bytes, *, dir_fd: int) -> None:
+        os.unlink(path, dir_fd=dir_fd)
         raise FileNotFoundError(errno.ENOENT, "gone")
 
     break_os(unlink=too_late)
-    assert disk.perform(Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True)) == Outcome(b"absent", ABSENT)
     assert not (store / "k").exists()
 
 
 def test_an_object_that_cannot_be_removed_is_still_there(disk: Disk, break_os: Callable[..., None]) -> None:
     put(disk, b"k", b"bytes")
     break_os(unlink=fault(errno.EACCES))
-    outcome = disk.perform(Evict(b"k", True))
+    outcome = do(disk, Evict(b"k", True))
     assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
     assert os.strerror(errno.EACCES) in str(outcome.error)
 
@@ -405,7 +456,7 @@ def test_an_object_that_cannot_be_removed_is_still_there(disk: Disk, break_os: C
 
 
 def told(disk: Disk, name: bytes = b"k") -> dict[str, Any]:
-    outcome = disk.perform(Stat(name))
+    outcome = do(disk, Stat(name))
     assert outcome.word == b"ok"
     answer = json.loads(outcome.payload)
     assert isinstance(answer, dict)
@@ -429,7 +480,7 @@ def test_a_replaced_object_has_its_new_owner(disk: Disk, attributes: bool) -> No
     if not attributes:
         pytest.skip("the file system of tmp_path has no user attributes")
     put(disk, b"k", b"old")
-    disk.perform(Put(b"k", b"new", Origin(7), True, False))
+    do(disk, Put(b"k", b"new", Origin(7), True, False))
     assert told(disk)["owner"] == 7
 
 
@@ -455,8 +506,8 @@ def test_an_attribute_that_is_not_ours_says_nothing(disk: Disk, store: Path, att
         assert told(disk) == {"size": 0, "owner": os.geteuid(), "created": 5.0}, kept
 
 
-def test_without_attributes_objects_belong_to_their_unix_owner(store: Path, private: Path) -> None:
-    disk = Disk(store, private, attributes=False)
+def test_without_attributes_objects_belong_to_their_unix_owner(store: Path, ground: Ground) -> None:
+    disk = Disk(ground, TEMPORARY, attributes=False)
     try:
         assert put(disk, b"k", b"bytes").word == b"created"
         assert told(disk)["owner"] == os.geteuid()
@@ -467,8 +518,8 @@ def test_without_attributes_objects_belong_to_their_unix_owner(store: Path, priv
 
 
 def test_a_stat_that_fails_is_a_typed_error(disk: Disk, break_os: Callable[..., None]) -> None:
-    break_os(lstat=fault(errno.EIO))
-    assert disk.perform(Stat(b"k")).word == b"disk_failed"
+    break_os(stat=fault(errno.EIO))
+    assert do(disk, Stat(b"k")).word == b"disk_failed"
 
 
 # -- uploads and downloads
@@ -476,8 +527,8 @@ def test_a_stat_that_fails_is_a_typed_error(disk: Disk, break_os: Callable[..., 
 
 def test_an_upload_is_invisible_until_it_is_committed(disk: Disk, store: Path) -> None:
     descriptor = upload(disk, (6, b"world"), (0, b"hello "))
-    assert disk.perform(Look(b"k")).seen == ABSENT
-    assert list(disk.scan(b"")) == [([], 1)]
+    assert do(disk, Look(b"k")).seen == ABSENT
+    assert scanned(disk, b"") == Sorted([], foreign=Counter(directory=1))
     assert commit(disk, b"k", descriptor, 11) == Outcome(b"created", 11)
     assert (store / "k").read_bytes() == b"hello world"
     assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
@@ -508,8 +559,8 @@ def test_a_commit_of_another_size_stores_nothing(disk: Disk, store: Path) -> Non
 
 def test_an_upload_that_is_given_up_leaves_nothing(disk: Disk, store: Path) -> None:
     descriptor = upload(disk, (0, b"bytes"))
-    assert disk.perform(Close(descriptor)) == Outcome(b"ok")
-    assert os.listdir(store) == ["n"]
+    assert do(disk, Close(descriptor)) == Outcome(b"ok")
+    assert listed(store) == ["n"]
 
 
 def test_an_empty_upload_is_an_empty_object(disk: Disk) -> None:
@@ -525,20 +576,20 @@ def test_uploads_do_not_disturb_each_other(disk: Disk) -> None:
 
 def test_a_download_is_read_in_ranges(disk: Disk) -> None:
     put(disk, b"k", b"0123456789")
-    opened = disk.perform(Open(b"k"))
+    opened = do(disk, Open(b"k"))
     assert (opened.word, opened.seen) == (b"ok", 10)
-    assert disk.perform(Read(opened.number, 2, 3)) == Outcome(b"ok", payload=b"234")
-    assert disk.perform(Read(opened.number, 8, 5)).payload == b"89"
-    assert disk.perform(Read(opened.number, 10, 5)).payload == b""
-    assert disk.perform(Read(opened.number, 0, 0)).payload == b""
+    assert do(disk, Read(opened.number, 2, 3)) == Outcome(b"ok", payload=b"234")
+    assert do(disk, Read(opened.number, 8, 5)).payload == b"89"
+    assert do(disk, Read(opened.number, 10, 5)).payload == b""
+    assert do(disk, Read(opened.number, 0, 0)).payload == b""
     with pytest.raises(WouldWait):  # a short read may be the end, or not be in memory: a worker finds out
-        disk.perform(Read(opened.number, 8, 5), wait=False)
-    assert disk.perform(Close(opened.number)) == Outcome(b"ok")
+        do(disk, Read(opened.number, 8, 5), wait=False)
+    assert do(disk, Close(opened.number)) == Outcome(b"ok")
 
 
 def test_a_wrong_descriptor_is_a_typed_error(disk: Disk) -> None:
     for operation in (Read(10**6, 0, 1), Write(10**6, 0, b"x"), Close(10**6)):
-        outcome = disk.perform(operation)
+        outcome = do(disk, operation)
         assert (outcome.word, outcome.seen) == (b"disk_failed", UNSEEN)
 
 
@@ -558,8 +609,8 @@ def syncs(break_os: Callable[..., None]) -> list[str]:
         os.link(*args, **named)
         events.append("link")
 
-    def rename(*args: Any) -> None:
-        os.rename(*args)
+    def rename(*args: Any, **named: Any) -> None:
+        os.rename(*args, **named)
         events.append("rename")
 
     break_os(fsync=fsync, link=link, rename=rename)
@@ -620,7 +671,7 @@ def test_a_put_that_fails_leaves_the_old_object_and_no_litter(
         assert outcome.error is not None
         assert outcome.error.code.encode() == word
         assert (store / "k").read_bytes() == b"old"
-        assert sorted(os.listdir(store)) == ["k", "n"]
+        assert listed(store) == ["k", "n"]
         assert os.listdir(private) == []
 
 
@@ -634,14 +685,14 @@ def test_a_commit_that_fails_leaves_nothing(
         break_os(**{step: fault(number)})
         outcome = commit(disk, b"k", descriptor, 5)
         assert (outcome.word, outcome.seen) == (word, ABSENT)
-        assert os.listdir(store) == ["n"]
+        assert listed(store) == ["n"]
         assert os.listdir(private) == []
 
 
 def test_a_private_folder_that_is_gone_is_a_store_that_is_away(disk: Disk, private: Path) -> None:
     private.rmdir()
     assert put(disk, b"k", b"bytes").word == b"store_away"
-    assert disk.perform(Begin()).word == b"store_away"
+    assert do(disk, Begin()).word == b"store_away"
     private.mkdir()
     assert put(disk, b"k", b"bytes").word == b"created"
 
@@ -664,7 +715,7 @@ def test_an_object_that_cannot_be_opened_is_a_typed_error(disk: Disk, break_os: 
     for number in (errno.EACCES, errno.EIO, errno.EMFILE):
         break_os(open=fault(number))
         for operation in (Get(b"k", Budget(9, 9)), Open(b"k")):
-            outcome = disk.perform(operation)
+            outcome = do(disk, operation)
             assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
 
 
@@ -706,23 +757,26 @@ def test_a_scan_finds_objects_and_counts_what_is_foreign(disk: Disk, store: Path
         (store / os.fsdecode(name)).touch()
     (store / "n/c").touch()
     (store / "n/.d").touch()
-    [(names, foreign)] = disk.scan(b"")
-    assert sorted(names) == sorted([b"a", "é".encode(), b"x" * 255])
-    assert foreign == len(FOREIGN) + 2  # and the folder n, and the name that is not UTF-8
-    assert list(disk.scan(b"n/")) == [([b"n/c"], 0)]
+    (store / "a.ready").touch()
+    (store / "b.ready").write_bytes(b"an object")
+    found = scanned(disk, b"")
+    assert sorted(found.objects) == sorted([b"a", "é".encode(), b"x" * 255])
+    assert sorted(found.doubtful) == [b"a.ready", b"b.ready"]
+    # Both links; the folder n, too; fifo and socket; the name that is not UTF-8.
+    assert found.foreign == Counter(link=2, directory=2, special=2, name=1)
+    assert scanned(disk, b"n/") == Sorted([b"c"])
 
 
-def test_an_empty_directory_is_one_empty_list(disk: Disk) -> None:
-    assert list(disk.scan(b"n/")) == [([], 0)]
+def test_an_empty_directory_has_no_names(disk: Disk) -> None:
+    assert scanned(disk, b"n/") == Sorted([])
 
 
 def test_a_long_directory_comes_in_pieces(disk: Disk, store: Path) -> None:
     (store / "n/.origin").touch()
     for number in range(5000):
         os.link(store / "n/.origin", store / f"n/{number}")
-    pieces = [names for names, _ in disk.scan(b"n/")]
-    assert len(pieces) > 1
-    assert sorted(name for piece in pieces for name in piece) == sorted(b"n/%d" % number for number in range(5000))
+    assert len(list(disk.scan(b"n/"))) > 1
+    assert sorted(scanned(disk, b"n/").objects) == sorted(b"%d" % number for number in range(5000))
 
 
 def test_a_directory_that_cannot_be_read_is_no_empty_one(disk: Disk) -> None:
@@ -733,16 +787,15 @@ def test_a_directory_that_cannot_be_read_is_no_empty_one(disk: Disk) -> None:
 # -- all of it
 
 
-def test_a_store_whose_path_is_not_utf_8_works(tmp_path: Path, private: Path) -> None:
-    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    odd.mkdir()
-    disk = Disk(odd, private, attributes=False)
-    try:
-        assert put(disk, b"k", b"bytes").word == b"created"
-        assert get(disk, b"k").payload == b"bytes"
-        assert [names for names, _ in disk.scan(b"")] == [[b"k"]]
-    finally:
-        disk.close()
+def test_a_store_whose_path_is_not_utf_8_works(tmp_path: Path) -> None:
+    with held(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))) as ground:
+        disk = Disk(ground, TEMPORARY, attributes=False)
+        try:
+            assert put(disk, b"k", b"bytes").word == b"created"
+            assert get(disk, b"k").payload == b"bytes"
+            assert scanned(disk, b"") == Sorted([b"k"])
+        finally:
+            disk.close()
 
 
 def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
@@ -756,7 +809,7 @@ def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
         old = model.get(name)
         what = rng.randrange(4)
         if what == 0:
-            assert disk.perform(Evict(name, True)).word == (b"absent" if old is None else b"evicted")
+            assert do(disk, Evict(name, True)).word == (b"absent" if old is None else b"evicted")
             model.pop(name, None)
         elif what == 1:
             got = get(disk, name, wait=rng.random() < 0.5)
@@ -772,5 +825,158 @@ def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
                 assert word == (b"same" if old == payload else b"key_exists")
             if old is None or replace:
                 model[name] = payload
-        assert disk.perform(Look(name)).seen == (len(model[name]) if name in model else ABSENT)
-    assert {name for part in (b"", b"n/") for names, _ in disk.scan(part) for name in names} == model.keys()
+        assert do(disk, Look(name)).seen == (len(model[name]) if name in model else ABSENT)
+    assert {part + name for part in (b"", b"n/") for name in scanned(disk, part).objects} == model.keys()
+
+
+# -- surveys
+
+
+def test_a_survey_sees_many_names_in_their_order(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"12345")
+    (store / "n/empty").touch()
+    (store / "k.ready").touch()
+    (store / "link").symlink_to("k")
+    names = [b"k", b"gone", b"n/empty", b"k.ready", b"link", b"n", b"no-namespace/k", b"k"]
+    outcome = do(disk, Survey(names))
+    assert outcome == Outcome(b"ok", payload=[5, ABSENT, 0, ABSENT, ABSENT, ABSENT, ABSENT, 5])
+    assert do(disk, Survey([])) == Outcome(b"ok", payload=[])
+
+
+def test_a_survey_says_nothing_of_the_names_it_cannot_see(disk: Disk, store: Path) -> None:
+    (store / "k").touch()
+    assert do(disk, Survey([b"x" * 256, b"k"])).payload == [UNSEEN, 0]
+
+
+# -- FileConnector's markers
+
+
+@pytest.fixture
+def marking(ground: Ground) -> Iterator[Disk]:
+    """A disk that keeps markers."""
+    disk = Disk(ground, TEMPORARY, attributes=False, ready_markers=True)
+    yield disk
+    disk.close()
+
+
+@pytest.mark.parametrize("name", [b"k.ready", b"n/k.ready", b"k.ready.ready"])
+def test_an_empty_file_named_like_a_marker_is_never_an_object(disk: Disk, store: Path, name: bytes) -> None:
+    (store / os.fsdecode(name)).touch()
+    assert do(disk, Look(name)) == Outcome(b"ok", ABSENT)
+    assert get(disk, name) == Outcome(b"absent", ABSENT)
+    assert do(disk, Open(name)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Stat(name)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(name, True)) == Outcome(b"absent", ABSENT)
+    assert (store / os.fsdecode(name)).exists()
+
+
+def test_a_file_named_like_a_marker_with_bytes_in_it_is_an_object(disk: Disk) -> None:
+    assert put(disk, b"k.ready", b"bytes") == Outcome(b"created", 5)
+    assert get(disk, b"k.ready").payload == b"bytes"
+    assert told(disk, b"k.ready")["size"] == 5
+    assert do(disk, Evict(b"k.ready", True)) == Outcome(b"evicted", ABSENT)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_empty_object_cannot_be_named_like_a_marker(disk: Disk, store: Path, replace: bool) -> None:
+    for name in (b"k.ready", b"n/k.ready"):
+        for outcome in (
+            put(disk, name, b"", replace=replace),
+            commit(disk, name, upload(disk), 0, replace=replace),
+        ):
+            assert (outcome.word, outcome.seen) == (b"bad_key", ABSENT)
+            assert isinstance(outcome.error, BadKey)
+    assert listed(store) == ["n"]
+    assert os.listdir(store / "n") == []
+
+
+def test_an_object_is_not_replaced_by_an_empty_one_named_like_a_marker(disk: Disk) -> None:
+    put(disk, b"k.ready", b"bytes")
+    assert put(disk, b"k.ready", b"", replace=True).word == b"bad_key"
+    assert get(disk, b"k.ready").payload == b"bytes"
+
+
+def test_no_markers_are_made_unless_asked_for(disk: Disk, store: Path) -> None:
+    put(disk, b"k", b"bytes")
+    assert listed(store) == ["k", "n"]
+    (store / "k.ready").touch()
+    assert do(disk, Evict(b"k", True)).word == b"evicted"
+    assert listed(store) == ["k.ready", "n"]
+
+
+def test_a_marker_comes_and_goes_with_its_object(marking: Disk, store: Path) -> None:
+    for name in ("k", "n/k", "empty"):
+        payload = b"" if name == "empty" else b"bytes"
+        assert put(marking, name.encode(), payload) == Outcome(b"created", len(payload))
+        marker = (store / f"{name}.ready").lstat()
+        assert stat.S_ISREG(marker.st_mode)
+        assert marker.st_size == 0
+        assert do(marking, Evict(name.encode(), True)) == Outcome(b"evicted", ABSENT)
+    assert listed(store) == ["n"]
+    assert os.listdir(store / "n") == []
+
+
+@pytest.mark.parametrize(("payload", "replace"), [(b"bytes", False), (b"other", True)])
+def test_a_missing_marker_is_made_by_the_next_put(marking: Disk, store: Path, payload: bytes, replace: bool) -> None:
+    (store / "k").write_bytes(b"bytes")
+    assert put(marking, b"k", payload, replace=replace).word in (b"same", b"replaced")
+    assert (store / "k.ready").stat().st_size == 0
+
+
+def test_a_put_that_is_refused_makes_no_marker(marking: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"bytes")
+    assert put(marking, b"k", b"other").word == b"key_exists"
+    assert put(marking, b"n", b"other").word == b"not_an_object"
+    assert listed(store) == ["k", "n"]
+
+
+def test_a_commit_makes_a_marker_too(marking: Disk, store: Path) -> None:
+    assert commit(marking, b"k", upload(marking, (0, b"bytes")), 5).word == b"created"
+    assert listed(store) == ["k", "k.ready", "n"]
+
+
+def test_an_object_named_like_a_marker_is_not_removed_as_one(marking: Disk, store: Path) -> None:
+    (store / "k.ready").write_bytes(b"an object")
+    assert put(marking, b"k", b"bytes").word == b"created"
+    assert do(marking, Evict(b"k", True)).word == b"evicted"
+    assert (store / "k.ready").read_bytes() == b"an object"
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_foreign_entry_in_a_markers_place_stays(marking: Disk, store: Path, make: Callable[[Path], None]) -> None:
+    make(store / "k.ready")
+    before = os.lstat(store / "k.ready")
+    assert put(marking, b"k", b"bytes").word == b"created"
+    assert do(marking, Evict(b"k", True)).word == b"evicted"
+    assert os.lstat(store / "k.ready").st_ino == before.st_ino
+
+
+def test_the_marker_is_made_last_and_removed_last(marking: Disk, store: Path, break_os: Callable[..., None]) -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    def mknod(path: bytes, *args: Any, **named: Any) -> None:
+        seen.append(("make", listed(store)))
+        os.mknod(path, *args, **named)
+
+    def unlink(path: bytes, **named: Any) -> None:
+        seen.append(("remove", listed(store)))
+        os.unlink(path, **named)
+
+    break_os(mknod=mknod, unlink=unlink)
+    put(marking, b"k", b"bytes")
+    do(marking, Evict(b"k", True))
+    assert seen == [("make", ["k", "n"]), ("remove", ["k", "k.ready", "n"]), ("remove", ["k.ready", "n"])]
+
+
+def test_a_durable_put_syncs_its_marker_too(marking: Disk, syncs: list[str], store: Path) -> None:
+    assert put(marking, b"k", b"bytes", durable=True).word == b"created"
+    assert syncs == ["sync file", "link", "sync directory"]
+    assert (store / "k.ready").exists()
+
+
+def test_an_object_whose_marker_has_no_room_for_a_name_is_stored_or_not_but_never_both(
+    marking: Disk, store: Path
+) -> None:
+    # FAILS: BUG in Publisher.publish: mknod of a name over 255 bytes fails after the object was published.
+    outcome = put(marking, b"x" * 255, b"bytes")
+    assert (outcome.word == b"created") == (store / ("x" * 255)).exists()

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from storekeeper.errors import StoreUnavailable
 from storekeeperd import home as home_module
 from storekeeperd.home import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_NOPERM, EX_TEMPFAIL, Home, StartError
+from storekeeperd.watcher import Watcher
 
 NOBODY = 65_533
 """A uid that owns nothing."""
@@ -48,6 +51,23 @@ def refused(store: Path, *namespaces: str) -> StartError:
         Home(store, namespaces)
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+def fault(number: int) -> Callable[..., int]:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.fixture
+def break_os(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives a function that replaces functions of `os`, for home.py alone."""
+
+    def replace(**functions: Callable[..., int]) -> None:
+        monkeypatch.setattr(home_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
+
+    return replace
 
 
 def as_nobody(action: Callable[[], str]) -> str:
@@ -162,7 +182,7 @@ def test_a_second_daemon_is_refused_and_told_the_first(enter: Callable[..., Home
     error = refused(store)
     assert error.status == EX_TEMPFAIL
     assert f"pid {os.getpid()} " in str(error)
-    assert first.identity() is not None
+    assert first.check(unmoved=False)
     assert refused(store).status == EX_TEMPFAIL
 
 
@@ -211,49 +231,327 @@ def test_the_address_is_there_while_the_daemon_is(enter: Callable[..., Home]) ->
     assert not (home.folder / "address").exists()
 
 
-# -- identity
+# -- which directory it is
 
 
-def test_the_identity_is_that_of_the_directory(enter: Callable[..., Home], store: Path) -> None:
+def marker(store_id: str) -> str:
+    return json.dumps({"format": 1, "uuid": store_id})
+
+
+def swap(store: Path) -> Path:
+    """Moves the store away and puts an empty directory in its place; returns where it is now."""
+    away = store.with_name("away")
+    store.rename(away)
+    store.mkdir()
+    return away
+
+
+def entered(home: Home) -> bool:
+    try:
+        os.close(home.ground.enter())
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def test_the_locked_file_proves_which_directory_it_is(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
-    found = store.stat()
-    assert home.identity() == (found.st_dev, found.st_ino)
+    found = (store / ".storekeeper/lock").stat()
+    assert home.ground.witness == (found.st_dev, found.st_ino)
+    assert home.check(unmoved=False)
+    assert entered(home)
 
 
-def test_a_directory_that_is_gone_has_no_identity_until_it_is_back(enter: Callable[..., Home], store: Path) -> None:
+def test_a_directory_that_is_gone_is_away_until_it_is_back(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
-    before = home.identity()
+    witness = home.ground.witness
     store.rename(f"{store}.away")
-    assert home.identity() is None
+    for unmoved in (False, True):
+        assert not home.check(unmoved=unmoved)
+    assert not store.exists()
     Path(f"{store}.away").rename(store)
-    assert home.identity() == before
+    assert home.check(unmoved=False)
+    assert home.ground.witness == witness
 
 
-def test_a_copy_of_the_store_in_its_place_is_not_the_one_that_is_locked(
-    enter: Callable[..., Home], store: Path
-) -> None:
+def test_a_copy_of_the_store_in_its_place_is_taken_over_by_its_lock(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
-    assert home.identity() is not None
     shutil.copytree(store, f"{store}.copy")
     store.rename(f"{store}.away")
     Path(f"{store}.copy").rename(store)
-    assert home.identity() is None
+    assert not entered(home)  # nobody works in it before it is locked
+    assert home.check(unmoved=False)
+    assert entered(home)
+    found = (store / ".storekeeper/lock").stat()
+    assert home.ground.witness == (found.st_dev, found.st_ino)
+    assert refused(store).status == EX_TEMPFAIL
+    assert (store / ".storekeeper/lock").read_text().startswith(f"pid {os.getpid()} ")
+    Home(Path(f"{store}.away")).leave()  # and the old one was given back
+
+
+def test_a_directory_with_our_marker_alone_is_taken_over_and_made_whole(
+    enter: Callable[..., Home], store: Path
+) -> None:
+    home = enter("n")
+    home.announce("ipc:///a")
+    swap(store)
+    (store / ".storekeeper").mkdir()
+    (store / ".storekeeper/store").write_text(marker(home.store_id))
+    assert home.check(unmoved=False)
+    assert (store / "n").is_dir()
+    assert home.private.is_dir()
+    assert (store / ".storekeeper/address").read_text() == "ipc:///a\n"
+    assert refused(store).status == EX_TEMPFAIL
+
+
+def test_a_copy_that_another_daemon_holds_is_not_taken_over(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    witness = home.ground.witness
+    shutil.copytree(store, f"{store}.copy")
+    other = Home(Path(f"{store}.copy"))
+    try:
+        assert other.store_id == home.store_id
+        store.rename(f"{store}.away")
+        Path(f"{store}.copy").rename(store)
+        for unmoved in (False, True):
+            assert not home.check(unmoved=unmoved)
+        assert home.ground.witness == witness
+        assert other._lock >= 0
+    finally:
+        store.rename(f"{store}.copy")
+        other.leave()
+    Path(f"{store}.away").rename(store)
+    assert home.check(unmoved=False)
+    assert refused(store).status == EX_TEMPFAIL  # it never let go of its own
 
 
 @pytest.mark.parametrize("known", [None, "", "nonsense", "[]", "1", "{}", '{"format":1,"uuid":"other"}'])
-def test_another_directory_at_its_place_has_no_identity(
+def test_another_directory_at_its_place_is_not_the_store(
     enter: Callable[..., Home], store: Path, known: str | None
 ) -> None:
-    home = enter()
+    home = enter("n")
     home.announce("ipc:///a")
-    store.rename(f"{store}.away")
+    swap(store)
     (store / ".storekeeper").mkdir(parents=True)
     (store / ".storekeeper/address").write_text("not ours")
     if known is not None:
         (store / ".storekeeper/store").write_text(known)
-    assert home.identity() is None
+    before = sorted(os.listdir(store / ".storekeeper"))
+    assert not home.check(unmoved=False)
     home.leave()
     assert (store / ".storekeeper/address").read_text() == "not ours"
+    assert sorted(os.listdir(store / ".storekeeper")) == before
+    assert os.listdir(store) == [".storekeeper"]
+
+
+@pytest.mark.parametrize("known", ["", "nonsense", "{}", '{"format":1,"uuid":"other"}'])
+def test_a_marker_that_is_not_ours_outranks_an_unmoved_directory(
+    enter: Callable[..., Home], store: Path, known: str
+) -> None:
+    home = enter()
+    swap(store)
+    (store / ".storekeeper").mkdir()
+    (store / ".storekeeper/store").write_text(known)
+    assert not home.check(unmoved=True)
+    assert os.listdir(store / ".storekeeper") == ["store"]
+
+
+def test_an_empty_directory_is_away_and_stays_empty(enter: Callable[..., Home], store: Path) -> None:
+    home = enter("n")
+    swap(store)
+    assert not home.check(unmoved=False)
+    assert os.listdir(store) == []
+
+
+def test_another_stores_lock_in_its_place_is_not_ours(enter: Callable[..., Home], store: Path, tmp_path: Path) -> None:
+    home = enter()
+    other = Home(tmp_path / "other")
+    other.leave()
+    store.rename(tmp_path / "away")
+    (tmp_path / "other").rename(store)
+    assert not home.check(unmoved=False)
+    assert not home.check(unmoved=True)
+    assert Home(store).leave() is None  # type: ignore[func-returns-value]  # it was not locked
+
+
+def test_our_lock_with_a_marker_of_another_store_is_not_the_store(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    (store / ".storekeeper/store").write_text(marker(str(uuid.uuid4())))
+    assert not home.check(unmoved=False)
+    assert not home.check(unmoved=True)
+    (store / ".storekeeper/store").write_text(marker(home.store_id))
+    assert home.check(unmoved=False)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"nonsense", b"\xff\xfe", b"[]", b"1", b"{}", b"[" * 10_000])
+def test_a_damaged_marker_speaks_neither_for_nor_against_the_store(
+    enter: Callable[..., Home], store: Path, damaged: bytes
+) -> None:
+    home = enter()
+    (store / ".storekeeper/store").write_bytes(damaged)
+    assert home.read_marker() == ""
+    assert home.check(unmoved=False)
+    assert (store / ".storekeeper/store").read_bytes() == damaged
+
+
+def test_a_file_in_its_place_is_not_the_store(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    store.rename(f"{store}.away")
+    store.write_text("bytes")
+    assert not home.check(unmoved=False)
+    assert not home.check(unmoved=True)
+    home.leave()
+    assert store.read_text() == "bytes"
+
+
+# -- making it whole
+
+
+@pytest.mark.parametrize(
+    "missing", [["store"], ["address"], ["tmp"], ["store", "address", "tmp"], ["lock"], ["lock", "address", "tmp"]]
+)
+def test_what_is_missing_of_our_own_folder_is_made_again(
+    enter: Callable[..., Home], store: Path, missing: list[str]
+) -> None:
+    home = enter()
+    home.announce("ipc:///a")
+    for name in missing:
+        if name == "tmp":
+            home.private.rmdir()
+        else:
+            (home.folder / name).unlink()
+    assert home.check(unmoved=False)
+    assert sorted(os.listdir(home.folder)) == ["address", "lock", "store", "tmp"]
+    assert home.read_marker() == home.store_id
+    assert (home.folder / "address").read_text() == "ipc:///a\n"
+    assert list(home.private.iterdir()) == []
+    assert entered(home)
+    assert refused(store).status == EX_TEMPFAIL
+
+
+def test_a_namespace_that_is_gone_is_made_again(enter: Callable[..., Home], store: Path) -> None:
+    home = enter("n", "m")
+    (store / "n").rmdir()
+    assert home.check(unmoved=False)
+    assert (store / "n").is_dir()
+
+
+def test_our_own_folder_is_made_again_in_a_directory_that_is_known_to_be_the_same(
+    enter: Callable[..., Home], store: Path
+) -> None:
+    home = enter()
+    home.announce("ipc:///a")
+    (store / "k").write_text("bytes")
+    shutil.rmtree(home.folder)
+    assert not home.check(unmoved=False)
+    assert not home.folder.exists()
+    assert home.check(unmoved=True)
+    assert home.check(unmoved=False)
+    assert sorted(os.listdir(home.folder)) == ["address", "lock", "store", "tmp"]
+    assert stat.S_IMODE(home.folder.stat().st_mode) == 0o755
+    assert home.read_marker() == home.store_id
+    assert (store / "k").read_text() == "bytes"
+    assert refused(store).status == EX_TEMPFAIL
+
+
+def test_no_address_is_made_before_there_is_one(enter: Callable[..., Home]) -> None:
+    home = enter()
+    assert home.check(unmoved=False)
+    assert not (home.folder / "address").exists()
+
+
+def test_what_is_whole_is_not_written_again(enter: Callable[..., Home]) -> None:
+    home = enter()
+    home.announce("ipc:///a")
+    before = {name: (home.folder / name).stat() for name in ("store", "address", "lock")}
+    assert home.check(unmoved=False)
+    assert {name: (home.folder / name).stat().st_mtime_ns for name in before} == {
+        name: found.st_mtime_ns for name, found in before.items()
+    }
+    assert {name: (home.folder / name).stat().st_ino for name in before} == {
+        name: found.st_ino for name, found in before.items()
+    }
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_what_cannot_be_made_again_now_does_not_send_the_store_away(
+    enter: Callable[..., Home], break_os: Callable[..., None], number: int
+) -> None:
+    home = enter()
+    home.private.rmdir()
+    break_os(mkdir=fault(number))
+    assert home.check(unmoved=False)
+    assert not home.private.exists()
+    break_os()
+    assert home.check(unmoved=False)
+    assert home.private.is_dir()
+
+
+def test_what_cannot_be_told_at_the_moment_is_no_answer(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            home.check(unmoved=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert home.check(unmoved=False)
+
+
+def test_checking_holds_no_descriptor(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert home.check(unmoved=False)
+        (home.folder / "lock").unlink()
+        assert home.check(unmoved=False)
+    away = swap(store)
+    assert not home.check(unmoved=False)
+    store.rmdir()
+    away.rename(store)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- the heartbeat
+
+
+def test_the_marker_says_which_store_it_is(enter: Callable[..., Home]) -> None:
+    home = enter()
+    assert home.read_marker() == home.store_id
+    (home.folder / "store").unlink()
+    assert home.read_marker() is None
+
+
+@pytest.mark.parametrize("content", [None, b"nonsense", b"{}", b"\xff\xfe"])
+def test_every_beat_is_counted_and_heard_by_the_watcher(
+    enter: Callable[..., Home], store: Path, content: bytes | None
+) -> None:
+    # [\xff\xfe] FAILS: BUG in Home.read_marker: it is opened (and heard of), but beats is not counted: decoding failed.
+    home = enter()
+    if content is not None:
+        (home.folder / "store").write_bytes(content)
+    watcher = Watcher(store, [b""])
+    watcher.arm()
+    try:
+        for _ in range(3):
+            before = home.beats
+            assert not watcher.take(everything=True).beat
+            assert home.check(unmoved=False)
+            assert watcher.take(everything=True).beat
+            assert home.beats == before + 1
+    finally:
+        watcher.close()
+
+
+def test_a_marker_that_is_not_there_is_no_beat(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    before = home.beats
+    (home.folder / "store").unlink()
+    assert home.read_marker() is None
+    swap(store)
+    assert not home.check(unmoved=False)
+    assert home.beats == before
 
 
 # -- refusals
@@ -281,6 +579,7 @@ def test_a_link_to_a_directory_is_a_store(enter: Callable[..., Home], store: Pat
 
 
 def test_an_object_is_no_namespace(enter: Callable[..., Home], store: Path) -> None:
+    # FAILS: BUG in Home._furnish: FileExistsError is suppressed though a file holds the namespace's name.
     store.mkdir()
     (store / "k").write_text("bytes")
     error = refused(store, "k")
@@ -366,23 +665,6 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 
 # -- what the file system can do
-
-
-def fault(number: int) -> Callable[..., int]:
-    def refuse(*_: object, **__: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    return refuse
-
-
-@pytest.fixture
-def break_os(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives a function that replaces functions of `os`, for home.py alone."""
-
-    def replace(**functions: Callable[..., int]) -> None:
-        monkeypatch.setattr(home_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
-
-    return replace
 
 
 def test_the_features_are_what_works(enter: Callable[..., Home]) -> None:

@@ -6,13 +6,14 @@ import random
 
 import pytest
 
-from storekeeperd.index import Index
+from storekeeperd.index import Index, Totals
 from storekeeperd.operations import ABSENT, UNSEEN
 
 
 def test_an_empty_index_has_nothing() -> None:
     index = Index()
-    assert len(index) == index.known_bytes == index.sized_objects == 0
+    assert len(index) == 0
+    assert index.whole == index.totals(b"") == index.totals(b"team/") == Totals(0, 0, 0)
     assert not index.has(b"k")
     assert index.size(b"k") is None
     assert index.names() == []
@@ -24,7 +25,7 @@ def test_a_look_enters_a_name_with_its_size(size: int) -> None:
     index.assign(b"k", size)
     assert index.has(b"k")
     assert index.size(b"k") == size
-    assert (len(index), index.known_bytes, index.sized_objects) == (1, size, 1)
+    assert (len(index), index.whole) == (1, Totals(1, 0, size))
 
 
 def test_a_later_look_replaces_the_size() -> None:
@@ -32,7 +33,7 @@ def test_a_later_look_replaces_the_size() -> None:
     index.assign(b"k", 10)
     index.assign(b"k", 3)
     assert index.size(b"k") == 3
-    assert (len(index), index.known_bytes, index.sized_objects) == (1, 3, 1)
+    assert (len(index), index.whole) == (1, Totals(1, 0, 3))
 
 
 def test_a_look_that_finds_nothing_removes_the_name() -> None:
@@ -40,18 +41,79 @@ def test_a_look_that_finds_nothing_removes_the_name() -> None:
     index.assign(b"k", 10)
     index.assign(b"k", ABSENT)
     assert not index.has(b"k")
-    assert (len(index), index.known_bytes, index.sized_objects) == (0, 0, 0)
+    assert (len(index), index.whole) == (0, Totals(0, 0, 0))
 
 
 def test_nothing_is_removed_twice() -> None:
     index = Index()
     index.assign(b"k", ABSENT)
-    assert (len(index), index.known_bytes, index.sized_objects) == (0, 0, 0)
+    assert (len(index), index.whole) == (0, Totals(0, 0, 0))
 
 
-def test_a_look_that_saw_nothing_is_not_for_the_index() -> None:
+# BUG: of a name that is not known, UNSEEN is let through as if it were ABSENT.
+@pytest.mark.parametrize("known", [True, False])
+def test_a_look_that_saw_nothing_is_not_for_the_index(known: bool) -> None:
+    index = Index()
+    if known:
+        index.assign(b"k", 3)
     with pytest.raises(AssertionError):
-        Index().assign(b"k", UNSEEN)
+        index.assign(b"k", UNSEEN)
+
+
+def test_assigning_tells_whether_an_object_came_or_has_another_size() -> None:
+    index = Index()
+    assert index.assign(b"k", 3)
+    assert not index.assign(b"k", 3)
+    assert index.assign(b"k", 0)
+    assert not index.assign(b"k", ABSENT)
+    assert not index.assign(b"k", ABSENT)
+    assert index.assign(b"k", 0)
+
+
+def test_the_first_size_of_a_scanned_name_is_no_news() -> None:
+    index = Index()
+    index.confirm([b"k"])
+    assert not index.assign(b"k", 3)
+    assert index.assign(b"k", 4)
+
+
+def test_a_doubted_size_is_news_only_if_it_is_another() -> None:
+    index = Index()
+    index.assign(b"same", 3)
+    index.assign(b"other", 3)
+    index.next_mark()
+    index.confirm([b"same", b"other"])
+    assert not index.assign(b"same", 3)
+    assert index.assign(b"other", 4)
+    assert index.whole == Totals(2, 0, 7)
+
+
+def test_every_namespace_has_totals_of_its_own() -> None:
+    index = Index()
+    index.assign(b"k", 1)
+    index.assign(b"team/k", 10)
+    index.assign(b"team/l", 20)
+    index.assign(b"other/k", 400)
+    index.confirm([b"u"])
+    index.confirm([b"team/u", b"team/k"])
+    assert index.whole == Totals(6, 2, 431)
+    assert index.totals(b"") == Totals(2, 1, 1)
+    assert index.totals(b"team/") == Totals(3, 1, 30)
+    assert index.totals(b"other/") == Totals(1, 0, 400)
+    assert index.totals(b"nobody/") == Totals(0, 0, 0)
+    index.assign(b"team/l", ABSENT)
+    index.assign(b"team/u", 5)
+    assert index.totals(b"team/") == Totals(2, 0, 15)
+    assert index.totals(b"") == Totals(2, 1, 1)
+
+
+def test_totals_are_a_copy() -> None:
+    index = Index()
+    index.assign(b"team/k", 1)
+    before = index.totals(b""), index.totals(b"team/")
+    index.assign(b"k", 1)
+    index.assign(b"team/l", 1)
+    assert before == (Totals(0, 0, 0), Totals(1, 0, 1))
 
 
 def test_a_scan_enters_names_without_sizes() -> None:
@@ -59,7 +121,7 @@ def test_a_scan_enters_names_without_sizes() -> None:
     index.confirm([b"a", b"b"])
     assert index.has(b"a")
     assert index.size(b"a") == -1
-    assert (len(index), index.known_bytes, index.sized_objects) == (2, 0, 0)
+    assert (len(index), index.whole) == (2, Totals(2, 2, 0))
     assert sorted(index.unsized([b"a", b"b", b"c"])) == [b"a", b"b"]
 
 
@@ -69,7 +131,7 @@ def test_a_look_gives_a_scanned_name_its_size() -> None:
     index.assign(b"a", 4)
     index.assign(b"b", ABSENT)
     assert index.unsized([b"a", b"b"]) == []
-    assert (len(index), index.known_bytes, index.sized_objects) == (1, 4, 1)
+    assert (len(index), index.whole) == (1, Totals(1, 0, 4))
 
 
 def test_a_scan_leaves_known_sizes_alone() -> None:
@@ -78,7 +140,7 @@ def test_a_scan_leaves_known_sizes_alone() -> None:
     index.next_mark()
     index.confirm([b"k"])
     assert index.size(b"k") == 7
-    assert index.known_bytes == 7
+    assert index.whole == Totals(1, 1, 7)
 
 
 def test_what_a_scan_did_not_see_is_unmarked() -> None:
@@ -103,7 +165,7 @@ def test_sizes_survive_any_number_of_scans() -> None:
         index.confirm([b"k", b"u"])
         assert index.unmarked(index.names()) == []
     assert (index.size(b"k"), index.size(b"u")) == (300, -1)
-    assert (index.known_bytes, index.sized_objects) == (300, 1)
+    assert index.whole == Totals(2, 2, 300)
 
 
 def test_a_scan_doubts_sizes_that_are_older_than_itself() -> None:
@@ -113,9 +175,10 @@ def test_a_scan_doubts_sizes_that_are_older_than_itself() -> None:
     index.assign(b"new", 7)
     index.confirm([b"old", b"new"])
     assert index.unsized([b"old", b"new"]) == [b"old"]
+    assert index.whole == Totals(2, 1, 14)
     index.assign(b"old", 8)
     assert index.unsized([b"old", b"new"]) == []
-    assert (index.size(b"old"), index.known_bytes, index.sized_objects) == (8, 15, 2)
+    assert (index.size(b"old"), index.whole) == (8, Totals(2, 0, 15))
 
 
 def test_a_doubted_size_is_counted_once_and_can_go() -> None:
@@ -124,12 +187,42 @@ def test_a_doubted_size_is_counted_once_and_can_go() -> None:
     index.next_mark()
     index.confirm([b"k"])
     index.confirm([b"k"])
-    assert (index.size(b"k"), index.known_bytes, index.sized_objects) == (7, 7, 1)
+    assert (index.size(b"k"), index.whole) == (7, Totals(1, 1, 7))
     index.next_mark()
     assert index.unmarked([b"k"]) == [b"k"]
     assert index.unsized([b"k"]) == [b"k"]
     index.assign(b"k", ABSENT)
-    assert (len(index), index.known_bytes, index.sized_objects) == (0, 0, 0)
+    assert (len(index), index.whole) == (0, Totals(0, 0, 0))
+
+
+@pytest.mark.parametrize("chunk", [[], [b"a"], [b"a", b"b", b"a", b"b"]])
+def test_a_first_scan_enters_what_it_sees_however_often_it_sees_it(chunk: list[bytes]) -> None:
+    index = Index()
+    index.next_mark()
+    for _ in range(2):
+        index.confirm(chunk)
+    assert sorted(index.names()) == sorted(set(chunk))
+    assert index.whole == Totals(len(set(chunk)), len(set(chunk)), 0)
+    assert index.unmarked(index.names()) == []
+
+
+def test_a_first_scan_leaves_alone_what_was_looked_at_meanwhile() -> None:
+    index = Index()
+    index.next_mark()
+    index.confirm([b"a"])
+    index.assign(b"b", 3)
+    index.confirm([b"b", b"c"])
+    assert index.whole == Totals(3, 2, 3)
+    assert index.unsized([b"a", b"b", b"c"]) == [b"a", b"c"]
+
+
+def test_a_later_scan_that_sees_only_new_names_enters_them() -> None:
+    index = Index()
+    index.assign(b"old", 3)
+    index.next_mark()
+    index.confirm([b"a", b"b"])
+    assert index.unmarked([b"old", b"a", b"b"]) == [b"old"]
+    assert index.whole == Totals(3, 2, 3)
 
 
 def test_the_totals_stay_true_whatever_happens() -> None:
@@ -141,28 +234,44 @@ def test_the_totals_stay_true_whatever_happens() -> None:
     marks: dict[bytes, int] = {}
     doubted: set[bytes] = set()
     generation = 0
-    names = [b"%d" % number for number in range(20)]
+    names = [b"%s%d" % (space, number) for number in range(10) for space in (b"", b"team/", b"other/")]
+
+    def totals(prefix: bytes | None) -> Totals:
+        chosen = {
+            name: size
+            for name, size in sizes.items()
+            if prefix is None or name.rpartition(b"/")[0] == prefix.rstrip(b"/")
+        }
+        known = [size for name, size in chosen.items() if size >= 0]
+        unsized = sum(size < 0 or name in doubted for name, size in chosen.items())
+        return Totals(len(chosen), unsized, sum(known))
+
     for _ in range(3000):
         name = rng.choice(names)
-        what = rng.randrange(4)
+        what = rng.randrange(5)
         if what == 0:
             index.next_mark()
             generation += 1
         elif what == 1:
-            index.confirm([name])
-            if sizes.setdefault(name, -1) >= 0 and marks[name] != generation:
-                doubted.add(name)
-            marks[name] = generation
+            space = name.rpartition(b"/")[0]
+            seen_names = rng.sample([other for other in names if other.rpartition(b"/")[0] == space], rng.randint(0, 5))
+            index.confirm(seen_names)
+            for other in seen_names:
+                if sizes.setdefault(other, -1) >= 0 and marks[other] != generation:
+                    doubted.add(other)
+                marks[other] = generation
         else:
-            seen = rng.choice([ABSENT, 0, 1, 5000])
-            index.assign(name, seen)
+            seen = rng.choice([ABSENT, ABSENT, 0, 1, 5000])
+            news = index.assign(name, seen)
+            assert news == (seen != ABSENT and (name not in sizes or sizes[name] not in (-1, seen)))
             sizes.pop(name, None)
             doubted.discard(name)
             if seen != ABSENT:
                 sizes[name] = seen
                 marks[name] = generation
-        sized = [size for size in sizes.values() if size >= 0]
-        assert (len(index), index.sized_objects, index.known_bytes) == (len(sizes), len(sized), sum(sized))
+        assert (len(index), index.whole) == (len(sizes), totals(None))
+        for prefix in (b"", b"team/", b"other/"):
+            assert index.totals(prefix) == totals(prefix)
     assert {name: index.size(name) for name in index.names()} == sizes
     assert set(index.unsized(names)) == {name for name, size in sizes.items() if size < 0} | doubted
     assert set(index.unmarked(names)) == {name for name in sizes if marks[name] != generation}

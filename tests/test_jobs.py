@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -25,9 +26,26 @@ from storekeeperd.operations import (
     Outcome,
     Put,
     Read,
+    Survey,
 )
 
 US = Origin(1000)
+
+
+class Staying:
+    """A stay of a fake disk: notes when it begins and ends."""
+
+    def __init__(self, disk: FakeDisk) -> None:
+        self.disk = disk
+        self.inside = False
+
+    def __enter__(self) -> Staying:
+        self.inside = True
+        self.disk.stays += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.inside = False
 
 
 class FakeDisk:
@@ -35,9 +53,15 @@ class FakeDisk:
 
     def __init__(self) -> None:
         self.performed: list[tuple[Operation, bool, str]] = []
+        self.stays = 0
         self.behave: Callable[[Operation, bool], None] = lambda operation, wait: None
 
-    def perform(self, operation: Operation, *, wait: bool = True) -> Outcome:
+    def stay(self) -> contextlib.AbstractContextManager[object]:
+        return Staying(self)
+
+    def perform(self, operation: Operation, stay: object, *, wait: bool = True) -> Outcome:
+        assert isinstance(stay, Staying)
+        assert stay.inside
         self.behave(operation, wait)
         self.performed.append((operation, wait, threading.current_thread().name))
         return Outcome(b"done", getattr(operation, "offset", 0))
@@ -187,6 +211,62 @@ def test_a_slow_disk_sends_everything_to_the_pool_for_a_second(
     clock.now += 0.2
     assert jobs.start(job(Look(b"k")))
     assert (jobs.inline_jobs, jobs.pool_jobs) == (2, 1)
+
+
+def test_a_long_survey_may_take_as_long_as_the_looks_it_stands_for(
+    jobs: Jobs, disk: FakeDisk, clock: Clock, woken: threading.Event
+) -> None:
+    def crawl(operation: Operation, wait: bool) -> None:
+        clock.now += 0.019
+
+    disk.behave = crawl
+    assert jobs.start(job(Survey([b"k"] * 32)))  # four times as long as one look may take
+    assert jobs.start(job(Survey([b"k"] * 24)))  # that was too long for so few
+    disk.behave = lambda operation, wait: None
+    assert not jobs.start(job(Look(b"k")))
+    finish(jobs, woken)
+
+
+def test_a_short_survey_may_take_as_long_as_one_look(
+    jobs: Jobs, disk: FakeDisk, clock: Clock, woken: threading.Event
+) -> None:
+    for names, seconds, quick in (([b"k"], 0.004, True), ([], 0.004, True), ([b"k"], 0.006, False)):
+
+        def take(operation: Operation, wait: bool, seconds: float = seconds) -> None:
+            clock.now += seconds
+
+        disk.behave = take
+        assert jobs.start(job(Survey(names)))
+        disk.behave = lambda operation, wait: None
+        assert jobs.start(job(Look(b"k"))) == quick
+    finish(jobs, woken)
+
+
+@pytest.mark.parametrize("operation", [Look(b"k"), Survey([b"k"]), put(), Evict(b"k", small=True), read(0)])
+def test_where_the_loop_may_do_nothing_itself_everything_goes_to_the_pool(
+    disk: FakeDisk, clock: Clock, woken: threading.Event, operation: Operation
+) -> None:
+    jobs = Jobs(disk, Limits(pool_threads=2), woken.set, clock, inline=False)  # type: ignore[arg-type]
+    try:
+        for _ in range(2):
+            woken.clear()
+            short = job(operation)
+            assert not jobs.start(short)
+            assert finish(jobs, woken) == [short]
+            clock.now += 1e9
+        assert all(disk.waited)
+        assert not jobs.unfinished
+        assert (jobs.inline_jobs, jobs.pool_jobs) == (0, 2)
+    finally:
+        jobs.close(10)
+
+
+def test_a_job_stays_in_the_directory_while_it_is_under_way(jobs: Jobs, disk: FakeDisk, woken: threading.Event) -> None:
+    jobs.start(job(*[Look(b"k")] * 5))
+    assert disk.stays == 1
+    jobs.start(job(*[put(durable=True)] * 5))
+    finish(jobs, woken)
+    assert disk.stays == 2
 
 
 def test_a_disk_that_is_quick_enough_is_used_on(jobs: Jobs, disk: FakeDisk, clock: Clock) -> None:

@@ -38,13 +38,16 @@ class Bench:
         self.coherence.begin_scan()
 
     def end_scan(self, *, complete: bool = True) -> None:
-        self.coherence.scanned(list(self.disk.objects))
+        self.coherence.scanned([name for name in self.disk.objects if b"/" not in name])
+        self.coherence.scanned([name for name in self.disk.objects if b"/" in name])
         self.coherence.end_scan(complete=complete)
         self.coherence.sweep()
         self.turn()
 
     def turn(self) -> None:
         """What the loop does again and again."""
+        if self.service.barriers.unheard:  # there is nothing in between the fake disk and the questions
+            self.service.barriers.heard()
         while self.service.ask_disk(100) or self.service.jobs:
             while self.service.jobs:
                 job = self.service.jobs.popleft()
@@ -349,3 +352,37 @@ def test_without_a_watch_a_list_is_not_answered_by_a_scan_that_began_before_it()
     bench.scan()
     [(_, frames)] = bench.service.replies
     assert wire.decode_reply(frames).payloads == [b"new\0"]
+
+
+def test_a_fresh_listing_is_made_after_the_questions_are_answered(bench: Bench) -> None:
+    bench.fill(1)
+    bench.disk.set(b"late", b"x")  # heard of, not looked at
+    bench.service.request(bench.peer, wire.encode_request(b"list", b"stale", {}, []))
+    assert names_of(bench.reply()) == [b"key-0"]
+    assert sorted(names_of(bench.list(fresh=True))) == [b"key-0", b"late"]
+    assert bench.peer.owed_requests == 0
+
+
+def test_a_fresh_listing_has_pages_too(bench: Bench) -> None:
+    expected = bench.fill(5)
+    reply = bench.list(fresh=True)
+    rest = bench.list(reply.details["handle"].encode())
+    assert set(names_of(reply) + names_of(rest)) == expected
+
+
+def test_a_fresh_listing_where_changes_go_unheard_asks_for_a_scan(bench: Bench) -> None:
+    bench.service.barriers.exact = False
+    bench.disk.objects[b"unheard"] = b"x"
+    assert names_of(bench.list()) == []
+    bench.send(fresh=True)
+    assert not bench.service.replies
+    assert bench.coherence.wants_scan
+    bench.scan()
+    assert names_of(bench.reply()) == [b"unheard"]
+
+
+def test_fresh_belongs_to_the_first_page(bench: Bench) -> None:
+    bench.fill(5)
+    handle = bench.list(fresh=True).details["handle"].encode()
+    with pytest.raises(BadRequest, match="only without a handle"):
+        bench.list(handle, fresh=True)

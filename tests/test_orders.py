@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from storekeeper.errors import DiskFailed
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 from storekeeperd.operations import (
@@ -17,6 +18,8 @@ from storekeeperd.operations import (
     Origin,
     Outcome,
     Put,
+    Survey,
+    failed,
 )
 from storekeeperd.orders import Orders
 
@@ -38,6 +41,11 @@ class Bench:
 
     def do(self, job: Job, *seen: int) -> None:
         job.outcomes = [Outcome(b"done", size) for size in seen]
+        self.orders.finished(job)
+
+    def survey(self, job: Job, *seen: int) -> None:
+        """Carries out the one survey of a job."""
+        job.outcomes = [Outcome(b"ok", payload=list(seen))]
         self.orders.finished(job)
 
     def evict(self, *names: bytes) -> None:
@@ -107,11 +115,11 @@ def test_a_job_without_all_its_outcomes_is_refused(bench: Bench) -> None:
 
 def test_a_look_is_registered_before_it_is_made(bench: Bench) -> None:
     ticket = bench.orders.look_ticket(b"k")
-    assert bench.coherence.questions == 1
+    assert bench.coherence.in_doubt == 1
     bench.orders.order([Look(b"k")], [ticket])
     bench.do(bench.take(), 5)
     assert bench.index.size(b"k") == 5
-    assert bench.coherence.questions == 0
+    assert bench.coherence.in_doubt == 0
 
 
 def test_a_look_is_taken_in_before_anybody_is_told(bench: Bench) -> None:
@@ -133,13 +141,16 @@ def test_an_older_look_is_told_but_not_believed(bench: Bench) -> None:
     assert len(bench.came) == 2
 
 
-def test_questions_become_looks(bench: Bench) -> None:
+def test_questions_become_surveys_one_for_a_job(bench: Bench) -> None:
     for number in range(5):
         bench.coherence.ask(b"%d" % number)
     assert bench.orders.ask(100) == 5
-    assert [len(job.operations) for job in bench.orders.jobs] == [3, 2]
-    bench.do(bench.take(), 0, 1, 2)
-    bench.do(bench.take(), 3, 4)
+    assert [job.operations for job in bench.orders.jobs] == [
+        [Survey([b"0", b"1", b"2"])],
+        [Survey([b"3", b"4"])],
+    ]
+    bench.survey(bench.take(), 0, 1, 2)
+    bench.survey(bench.take(), 3, 4)
     assert {name: bench.index.size(name) for name in bench.index.names()} == {b"%d" % n: n for n in range(5)}
     assert bench.orders.ask(100) == 0
 
@@ -149,8 +160,56 @@ def test_no_more_questions_are_turned_than_wanted(bench: Bench, names_max: int, 
     for number in range(5):
         bench.coherence.ask(b"%d" % number)
     assert bench.orders.ask(names_max) == asked
-    assert bench.coherence.questions == 5  # those under way count too
-    assert sum(len(job.operations) for job in bench.orders.jobs) == asked
+    assert bench.coherence.questions == 5 - asked
+    assert bench.coherence.in_doubt == 5  # those under way count too
+    assert sum(len(job.operations[0].names) for job in bench.orders.jobs) == asked  # type: ignore[union-attr]
+
+
+def test_a_survey_is_registered_before_it_is_made(bench: Bench) -> None:
+    bench.coherence.ask(b"a")
+    bench.coherence.ask(b"b")
+    bench.orders.ask(100)
+    older = bench.take()
+    ticket = bench.orders.look_ticket(b"a")
+    bench.orders.order([Look(b"a")], [ticket])
+    bench.do(bench.take(), 7)
+    bench.survey(older, ABSENT, 2)
+    assert (bench.index.size(b"a"), bench.index.size(b"b")) == (7, 2)
+
+
+def test_what_is_asked_during_a_survey_is_surveyed_again(bench: Bench) -> None:
+    bench.coherence.ask(b"a")
+    bench.coherence.ask(b"b")
+    bench.orders.ask(100)
+    bench.coherence.ask(b"b")
+    assert bench.orders.ask(100) == 0
+    bench.survey(bench.take(), 1, 2)
+    assert bench.orders.ask(100) == 1
+    assert bench.take().operations == [Survey([b"b"])]
+
+
+def test_a_survey_that_fails_tells_nothing_and_is_made_again(bench: Bench) -> None:
+    for name, size in ((b"a", 1), (b"b", ABSENT)):
+        bench.coherence.looked(name, bench.coherence.start_look(name), size)
+        bench.coherence.ask(name)
+    bench.orders.ask(100)
+    job = bench.take()
+    job.outcomes = [failed(DiskFailed("a fault"))]
+    bench.orders.finished(job)
+    assert (bench.index.size(b"a"), bench.index.size(b"b")) == (1, None)
+    assert bench.coherence.in_doubt == 2
+    assert bench.orders.ask(100) == 0
+    bench.coherence.retry_unanswered()
+    assert bench.orders.ask(100) == 2
+
+
+def test_one_name_that_a_survey_cannot_tell_of_does_not_spoil_the_others(bench: Bench) -> None:
+    for name in (b"a", b"b", b"c"):
+        bench.coherence.ask(name)
+    bench.orders.ask(100)
+    bench.survey(bench.take(), 1, UNSEEN, 3)
+    assert sorted(bench.index.names()) == [b"a", b"c"]
+    assert bench.coherence.in_doubt == 1
 
 
 # -- changes
@@ -244,3 +303,19 @@ def test_what_a_read_finds_is_a_question_if_the_index_says_otherwise(
     bench.orders.observe(b"k", seen)
     assert bench.coherence.questions == asks
     assert bench.index.size(b"k") == known
+
+
+@pytest.mark.parametrize(("known", "seen", "believed"), [(3, ABSENT, False), (3, 4, True), (None, 3, True)])
+def test_after_a_read_that_found_nothing_no_hit_is_believed_until_somebody_looked(
+    bench: Bench, known: int | None, seen: int, believed: bool
+) -> None:
+    bench.coherence.begin_scan()
+    bench.coherence.end_scan(complete=True)
+    bench.coherence.sweep()
+    if known is not None:
+        bench.coherence.looked(b"k", bench.coherence.start_look(b"k"), known)
+    bench.orders.observe(b"k", seen)
+    assert bench.coherence.coherent is believed
+    assert bench.orders.ask(100) == 1
+    bench.survey(bench.take(), seen)
+    assert bench.coherence.coherent

@@ -31,6 +31,29 @@ def test_every_word_is_one_datagram(systemd: socket.socket) -> None:
     assert systemd.recv(1000) == b"STOPPING=1"
 
 
+def test_a_start_asks_for_the_time_it_may_take(systemd: socket.socket) -> None:
+    Manager().starting(12.5)
+    assert systemd.recv(1000) == b"STATUS=starting\nEXTEND_TIMEOUT_USEC=12500000"
+
+
+def test_a_status_may_ask_for_more_time(systemd: socket.socket) -> None:
+    manager = Manager()
+    manager.status("1 of 2\nscanned", 0.1)
+    manager.status("2 of 2 scanned", extend_s=0)
+    assert systemd.recv(1000) == b"STATUS=1 of 2 scanned\nEXTEND_TIMEOUT_USEC=100000"
+    assert systemd.recv(1000) == b"STATUS=2 of 2 scanned"
+
+
+@pytest.mark.parametrize("seconds", [0.0000001, 1 / 3, 1e9])
+def test_a_time_is_written_in_whole_microseconds(systemd: socket.socket, seconds: float) -> None:
+    Manager().starting(seconds)
+    _, assignment = systemd.recv(1000).split(b"\n")
+    name, _, number = assignment.partition(b"=")
+    assert name == b"EXTEND_TIMEOUT_USEC"
+    assert number.isdigit()
+    assert abs(int(number) - seconds * 1_000_000) <= 0.5
+
+
 def test_a_status_cannot_smuggle_in_another_word(systemd: socket.socket) -> None:
     Manager().status("a\nSTOPPING=1")
     assert systemd.recv(1000) == b"STATUS=a STOPPING=1"
@@ -66,8 +89,9 @@ def test_without_a_manager_nothing_happens(address: str | None, monkeypatch: pyt
     else:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
     manager = Manager()
+    manager.starting(1)
     manager.ready("x")
-    manager.status("x")
+    manager.status("x", 1)
     manager.stopping()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,15 +40,17 @@ class Bench:
         self.index = Index()
         self.coherence = Coherence(self.index)
         self.service = Service(
-            LIMITS, self.index, self.coherence, namespaces=["team"], status=lambda: {"store_id": "the store"}
+            LIMITS, self.index, self.coherence, namespaces=["team"], status=lambda: {**self.status()}
         )
+        self.status: Callable[[], dict[str, Any]] = lambda: {"store_id": "the store"}
         self.disk = FakeDisk(self.coherence.ask)
         self.peer = Peer(1000, 100, 1)
         self.ordered: list[Operation] = []
 
     def scan(self) -> None:
         self.coherence.begin_scan()
-        self.coherence.scanned(list(self.disk.objects))
+        self.coherence.scanned([name for name in self.disk.objects if b"/" not in name])
+        self.coherence.scanned([name for name in self.disk.objects if b"/" in name])
         self.coherence.end_scan(complete=True)
         self.coherence.sweep()
 
@@ -80,10 +83,15 @@ class Bench:
 
     def ask(self, verb: bytes, *arguments: Any, **options: Any) -> wire.Reply:
         """Makes a request and carries out what it orders, but answers no questions yet."""
+        reply = self.ask_while_owed(verb, *arguments, **options)
+        assert (self.peer.owed_requests, self.peer.owed_bytes) == (0, 0)
+        return reply
+
+    def ask_while_owed(self, verb: bytes, *arguments: Any, **options: Any) -> wire.Reply:
+        """The same, while another answer is owed."""
         self.ordered = []
         self.send(verb, *arguments, **options)
         self.do_all()
-        assert (self.peer.owed_requests, self.peer.owed_bytes) == (0, 0)
         return self.reply()
 
 
@@ -237,8 +245,25 @@ def test_what_a_read_finds_in_passing_is_a_question(bench: Bench) -> None:
     del bench.disk.objects[b"k"]
     assert bench.ask(b"get", b"k").words == ["absent"]
     assert bench.index.has(b"k")
+    assert not bench.service.is_hit(b"id", b"", b"k")
+    assert bench.ask(b"exists", b"k").words == ["no"]
     bench.turn()
     assert not bench.index.has(b"k")
+    assert bench.coherence.coherent
+
+
+def test_a_read_that_is_older_than_a_put_does_not_hide_the_object(bench: Bench) -> None:
+    bench.send(b"get", b"new")
+    read = bench.take()
+    read.outcomes = [bench.disk.perform(operation) for operation in read.operations]  # it is not there yet
+    assert bench.ask_while_owed(b"put", b"new", b"x").words == ["created"]
+    bench.service.finished(read)
+    assert bench.reply().words == ["absent"]
+    assert b"new" in bench.service.names_of(b"")  # acknowledged: every later request sees it
+    assert bench.ask(b"exists", b"new").words == ["yes"]
+    bench.turn()
+    assert bench.ask(b"exists", b"new").words == ["yes"]
+    assert bench.ordered == []
 
 
 # -- put and evict
@@ -341,7 +366,7 @@ def test_status_tells_what_the_service_knows_and_more(bench: Bench) -> None:
         "clean": 1,
         "scans": 1,
         "losses": {},
-        "questions": 1,
+        "names_in_doubt": 1,
         "namespaces": ["default", "team"],
         "jobs": 1,
         "limits": {"message_bytes_max": 1000, "batch_items_max": 5},
@@ -352,6 +377,69 @@ def test_status_tells_what_the_service_knows_and_more(bench: Bench) -> None:
 def test_status_takes_no_arguments(bench: Bench) -> None:
     with pytest.raises(BadRequest, match="nothing"):
         bench.ask(b"status", b"k")
+
+
+# -- usage
+
+
+def test_usage_tells_the_totals_of_a_namespace(bench: Bench) -> None:
+    bench.disk.set(b"new", b"123")
+    bench.disk.set(b"team/new", b"12345678")
+    bench.turn()
+    usage = bench.ask(b"usage")
+    assert usage.words == ["ok"]
+    assert usage.details == {"objects": 2, "bytes": 3, "objects_not_sized": 1}  # a scan knows names only
+    assert bench.ask(b"usage", namespace="team").details == {"objects": 2, "bytes": 8, "objects_not_sized": 1}
+    assert bench.ask(b"usage", namespace="default").details == usage.details
+    assert bench.ordered == []
+
+
+def test_usage_takes_no_arguments(bench: Bench) -> None:
+    with pytest.raises(BadRequest, match="usage takes as arguments: nothing"):
+        bench.ask(b"usage", b"k")
+
+
+def test_usage_follows_puts_and_evicts(bench: Bench) -> None:
+    bench.ask(b"put", b"n", b"123")
+    assert bench.ask(b"usage").details == {"objects": 2, "bytes": 3, "objects_not_sized": 1}
+    bench.ask(b"put", b"n", b"12345", replace=True)
+    assert bench.ask(b"usage").details["bytes"] == 5
+    bench.ask(b"evict", b"n")
+    assert bench.ask(b"usage").details == {"objects": 1, "bytes": 0, "objects_not_sized": 1}
+
+
+def test_usage_waits_until_the_index_may_be_believed(bench: Bench) -> None:
+    bench.coherence.lost("overflow")
+    bench.send(b"usage")
+    bench.turn()
+    assert not bench.service.replies
+    assert bench.peer.owed_requests == 1
+    bench.scan()
+    bench.turn()
+    assert bench.reply().details["objects"] == 1
+    assert bench.peer.owed_requests == 0
+
+
+def test_fresh_usage_waits_until_every_object_was_looked_at(bench: Bench) -> None:
+    bench.send(b"usage", fresh=True)
+    assert bench.service.barriers.unheard
+    bench.service.barriers.heard()
+    bench.turn()
+    assert not bench.service.replies
+    bench.coherence.ask(b"k")
+    bench.turn()
+    assert not bench.service.replies  # of another namespace, and yet to be looked at
+    bench.coherence.ask(b"team/t")
+    bench.turn()
+    assert bench.reply().details == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
+
+
+def test_a_namespace_that_is_not_served_is_refused_before_anything_waits(bench: Bench) -> None:
+    bench.coherence.lost("overflow")
+    for verb in (b"usage", b"list"):
+        with pytest.raises(NamespaceMissing):
+            bench.ask(verb, namespace="nowhere")
+    assert not bench.service.barriers._waiting
 
 
 # -- namespaces
@@ -375,9 +463,9 @@ def test_no_key_reaches_into_a_namespace(bench: Bench) -> None:
     assert bench.ordered == []
 
 
-@pytest.mark.parametrize("verb", [b"exists", b"get", b"put", b"evict", b"stat", b"list", b"upload", b"open"])
+@pytest.mark.parametrize("verb", [b"exists", b"get", b"put", b"evict", b"stat", b"list", b"usage", b"upload", b"open"])
 def test_a_namespace_that_is_not_served_is_refused(bench: Bench, verb: bytes) -> None:
-    arguments = {b"put": [b"k", b"x"], b"list": []}.get(verb, [b"k"])
+    arguments = {b"put": [b"k", b"x"], b"list": [], b"usage": []}.get(verb, [b"k"])
     with pytest.raises(NamespaceMissing, match="serves default, team"):
         bench.ask(verb, *arguments, namespace="nowhere")
 
@@ -455,7 +543,7 @@ def test_a_fault_of_the_daemon_is_an_answer(bench: Bench, caplog: pytest.LogCapt
     def fault() -> dict[str, Any]:
         raise RuntimeError("a secret")
 
-    bench.service._status = fault
+    bench.status = fault
     with caplog.at_level(logging.CRITICAL), pytest.raises(InternalError) as caught:
         bench.ask(b"status")
     assert "secret" not in str(caught.value)
@@ -501,9 +589,9 @@ def test_a_peer_that_went_is_not_answered(bench: Bench) -> None:
 # -- what comes from outside
 
 
-def test_hints_are_questions(bench: Bench) -> None:
+def test_what_is_heard_is_a_question(bench: Bench) -> None:
     bench.disk.objects[b"unheard"] = b"x"
-    bench.service.hints([b"unheard", b"team/u"])
+    bench.coherence.hear(dict.fromkeys([b"unheard", b"team/u"]), {})
     assert not bench.index.has(b"unheard")
     assert bench.service.ask_disk(1) == 1
     assert bench.service.ask_disk(100) == 1

@@ -5,21 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
+import shutil
+import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Mask, WatchDescriptor
 
 from conftest import eventually
 from storekeeperd import watcher as watcher_module
-from storekeeperd.watcher import OVERFLOW, Watcher, WatchRefused
+from storekeeperd.watcher import FOLDER_GONE, GONE, MOVED, OVERFLOW, Heard, Watcher, WatchRefused
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     (tmp_path / "store/n").mkdir(parents=True)
+    (tmp_path / "store/.storekeeper").mkdir()
     return tmp_path / "store"
 
 
@@ -51,28 +55,39 @@ def heard_until(watcher: Watcher, store: Path) -> list[bytes]:
     names: list[bytes] = []
 
     def arrived() -> bool:
-        more, losses = watcher.take()
-        assert losses == []
-        names.extend(more)
+        heard = watcher.take()
+        assert heard.losses == []
+        assert heard.deleted.keys() <= heard.names.keys()
+        names.extend(heard.names)
         return b"zzz-until-here" in names
 
     eventually(arrived)
     (store / "zzz-until-here").unlink()
-    eventually(lambda: b"zzz-until-here" in watcher.take()[0])
+    eventually(lambda: b"zzz-until-here" in watcher.take().deleted)
     names.remove(b"zzz-until-here")
     return sorted(names)
 
 
-def losses_until(watcher: Watcher, reason: str) -> list[str]:
-    """Returns the losses heard of until one of that reason came."""
+def losses_until(watcher: Watcher, *kinds: str) -> list[str]:
+    """Returns the losses heard of until all of these kinds came."""
     losses: list[str] = []
 
     def arrived() -> bool:
-        losses.extend(watcher.take()[1])
-        return any(reason in loss for loss in losses)
+        losses.extend(watcher.take().losses)
+        return set(kinds) <= set(losses)
 
     eventually(arrived)
     return losses
+
+
+def beat(store: Path) -> None:
+    (store / ".storekeeper/store").read_bytes()
+
+
+@pytest.fixture
+def marked(store: Path) -> Path:
+    (store / ".storekeeper/store").write_text("marker")
+    return store
 
 
 # -- names
@@ -80,8 +95,8 @@ def losses_until(watcher: Watcher, reason: str) -> list[str]:
 
 def test_a_quiet_directory_says_nothing(watcher: Watcher) -> None:
     assert watcher.descriptor >= 0
-    names, losses = watcher.take()
-    assert (list(names), losses) == ([], [])
+    assert watcher.waiting_bytes == 0
+    assert watcher.take() == watcher.take(everything=True) == Heard()
 
 
 def test_names_that_come_and_go_are_heard(watcher: Watcher, store: Path, tmp_path: Path) -> None:
@@ -100,6 +115,22 @@ def test_names_that_come_and_go_are_heard(watcher: Watcher, store: Path, tmp_pat
     assert heard_until(watcher, store) == [b"within"]
     (store / "foreign").mkdir()
     assert heard_until(watcher, store) == [b"foreign"]
+
+
+def test_names_that_were_deleted_or_moved_away_are_told(watcher: Watcher, store: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "n/c", "d"):
+        (store / name).touch()
+    assert watcher.take(everything=True).deleted == {}
+    (store / "a").unlink()
+    (store / "b").rename(tmp_path / "b")
+    (store / "n/c").rename(store / "e")
+    (store / "f").touch()
+    heard = watcher.take(everything=True)
+    assert heard.names.keys() == {b"a", b"b", b"n/c", b"e", b"f"}
+    assert heard.deleted.keys() == {b"a", b"b", b"n/c"}
+    (store / "d").unlink()
+    (store / "d").touch()
+    assert watcher.take(everything=True) == Heard({b"d": None}, {b"d": None})  # maybe among other things
 
 
 def test_an_object_that_is_replaced_is_heard(watcher: Watcher, store: Path, tmp_path: Path) -> None:
@@ -138,7 +169,7 @@ def test_readers_and_writers_in_place_cause_nothing(watcher: Watcher, store: Pat
     (store / "k").write_bytes(b"other")
     (store / "k").chmod(0o400)
     os.utime(store / "k")
-    assert sorted(os.listdir(store)) == ["k", "n"]
+    assert sorted(os.listdir(store)) == [".storekeeper", "k", "n"]
     assert heard_until(watcher, store) == []
 
 
@@ -150,10 +181,10 @@ def test_a_storm_on_few_names_stays_small(watcher: Watcher, store: Path) -> None
     names: dict[bytes, None] = {}
 
     def arrived() -> bool:
-        taken, losses = watcher.take()
-        assert losses == []
-        assert len(list(taken)) <= 2
-        names.update(dict.fromkeys(taken))
+        heard = watcher.take()
+        assert heard.losses == []
+        assert len(heard.names) <= 2
+        names.update(heard.names)
         return b"last" in names
 
     eventually(arrived)
@@ -165,26 +196,55 @@ def test_a_storm_on_few_names_stays_small(watcher: Watcher, store: Path) -> None
 
 def test_a_removed_directory_is_a_loss(watcher: Watcher, store: Path) -> None:
     (store / "n").rmdir()
-    assert "directory removed, moved or unmounted" in losses_until(watcher, "removed")
+    assert losses_until(watcher, MOVED, GONE) == [MOVED, GONE]
+    (store / ".storekeeper").rmdir()
     store.rmdir()
-    assert losses_until(watcher, "removed")
+    assert losses_until(watcher, FOLDER_GONE, MOVED, GONE) == [FOLDER_GONE, MOVED, GONE]
 
 
 def test_a_moved_directory_is_a_loss(watcher: Watcher, store: Path) -> None:
     store.rename(f"{store}.away")
-    assert losses_until(watcher, "moved") == ["directory removed, moved or unmounted"]
+    assert losses_until(watcher, MOVED) == [MOVED]
     assert watcher.descriptor >= 0
+
+
+def test_a_renamed_namespace_is_a_loss(watcher: Watcher, store: Path) -> None:
+    (store / "n").rename(store / "m")
+    assert MOVED in losses_until(watcher, MOVED)
+
+
+def test_an_unmounted_directory_is_a_loss(make: Callable[..., Watcher], tmp_path: Path) -> None:
+    (tmp_path / "mounted").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "mounted"], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
+    try:
+        (tmp_path / "mounted/.storekeeper").mkdir()
+        watcher = make(b"", path=tmp_path / "mounted")
+        watcher.arm()
+    finally:
+        subprocess.run(["umount", tmp_path / "mounted"], check=True)
+    assert sorted(losses_until(watcher, MOVED, GONE, FOLDER_GONE)) == sorted([MOVED, GONE, FOLDER_GONE])
 
 
 def test_a_watch_that_the_kernel_drops_is_a_loss(watcher: Watcher, store: Path) -> None:
     (store / "n").rmdir()
-    losses_until(watcher, "watch gone")
+    losses_until(watcher, GONE)
+
+
+def test_a_removed_own_folder_is_a_loss_of_its_own(watcher: Watcher, store: Path) -> None:
+    (store / ".storekeeper").rmdir()
+    assert losses_until(watcher, FOLDER_GONE) == [FOLDER_GONE]
+    (store / "k").touch()
+    (store / "n/k").touch()
+    assert heard_until(watcher, store) == [b"k", b"n/k"]  # objects are still watched
 
 
 def test_a_directory_can_be_watched_anew_after_a_loss(watcher: Watcher, store: Path) -> None:
     store.rename(f"{store}.away")
-    losses_until(watcher, "moved")
+    losses_until(watcher, MOVED)
     (store / "n").mkdir(parents=True)
+    (store / ".storekeeper").mkdir()
     watcher.arm()
     (store / "n/k").touch()
     assert heard_until(watcher, store) == [b"n/k"]
@@ -195,8 +255,7 @@ def test_a_directory_can_be_watched_anew_after_a_loss(watcher: Watcher, store: P
 
 def test_watching_anew_is_itself_no_loss(watcher: Watcher, store: Path) -> None:
     watcher.arm()
-    names, losses = watcher.take()
-    assert (list(names), losses) == ([], [])
+    assert watcher.take() == Heard()
     (store / "other").touch()
     assert heard_until(watcher, store) == [b"other"]
 
@@ -214,36 +273,115 @@ def test_too_many_events_are_a_loss_and_watching_goes_on(make: Callable[..., Wat
     assert losses_until(watcher, OVERFLOW) == [OVERFLOW]
     assert watcher.descriptor >= 0
     (store / "after").touch()
-    eventually(lambda: b"after" in watcher.take()[0])
+    eventually(lambda: b"after" in watcher.take().names)
+
+
+def test_everything_is_heard_even_after_too_many_events(make: Callable[..., Watcher], store: Path) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if most > 50_000:
+        pytest.skip(f"the kernel queues {most} events: an overflow would take too long")
+    watcher = make(b"")
+    watcher.arm()
+    (store / "first").touch()
+    for _ in range(most // 2 + 1):
+        os.link(store / "first", store / "k")
+        os.unlink(store / "k")
+    heard = watcher.take(everything=True)
+    assert heard.names.keys() == {b"first", b"k"}
+    assert heard.losses == [OVERFLOW]
+    assert watcher.waiting_bytes == 0
 
 
 def test_a_take_reads_some_and_leaves_the_rest_for_the_next_turn(watcher: Watcher, store: Path) -> None:
     for number in range(2000):
         (store / f"k{number:05}").touch()
-    first = list(watcher.take()[0])
+    before = watcher.waiting_bytes
+    first = list(watcher.take().names)
     assert 0 < len(first) < 2000
+    assert 0 < watcher.waiting_bytes < before
     assert len(heard_until(watcher, store)) == 2000 - len(first)
 
 
-def test_watches_that_are_closed_fall_silent(make: Callable[..., Watcher], monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = []
-    original = watcher_module.InotifyFD.add_callback
+def test_everything_can_be_taken_at_once(watcher: Watcher, store: Path) -> None:
+    for number in range(2000):
+        (store / f"k{number:05}").touch()
+    assert watcher.waiting_bytes >= 2000 * 16
+    heard = watcher.take(everything=True)
+    assert heard.names.keys() == {b"k%05d" % number for number in range(2000)}
+    assert watcher.waiting_bytes == 0
+    assert watcher.take(everything=True) == Heard()
 
-    def add_callback(self: object, path: bytes, mask: Mask, callback: object, number: object) -> object:
-        kept.append(callback)
-        return original(self, path, mask, callback, number)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(watcher_module.InotifyFD, "add_callback", add_callback)
-    watcher = make(b"")
-    watcher.arm()
-    [callback] = kept
-    event = InotifyEvent(WatchDescriptor(1), Mask(InotifyConstants.IN_CREATE), 0, b"k")
-    callback.on_event(event)
-    assert list(watcher.take()[0]) == [b"k"]
+def test_names_of_many_lengths_are_heard(watcher: Watcher, store: Path) -> None:
+    names = [b"x" * length for length in range(1, 256)] + ["é".encode() * 127, b"two\nlines", b"k.ready"]
+    for name in names:
+        (store / os.fsdecode(name)).touch()
+    assert watcher.take(everything=True).names.keys() == set(names)
+
+
+def test_watches_that_are_closed_fall_silent(watcher: Watcher, store: Path) -> None:
+    (store / "k").touch()
     watcher.close()
-    callback.on_event(event)
-    callback.on_watch_deleted(WatchDescriptor(1))
-    callback.on_queue_overflow()
+    assert watcher.descriptor == -1
+    assert watcher.waiting_bytes == 0
+    assert watcher.take() == watcher.take(everything=True) == Heard()
+    watcher.close()
+
+
+def test_what_old_watches_had_to_say_is_not_heard_after_arming_anew(watcher: Watcher, store: Path) -> None:
+    (store / "k").touch()
+    watcher.arm()
+    assert watcher.take(everything=True) == Heard()
+
+
+# -- the heartbeat
+
+
+def test_opening_the_marker_is_the_beat(watcher: Watcher, marked: Path) -> None:
+    watcher.take(everything=True)
+    assert not watcher.take().beat
+    beat(marked)
+    assert watcher.take() == Heard(beat=True)
+    assert watcher.take() == Heard()
+
+
+def test_the_beat_comes_with_names(watcher: Watcher, marked: Path) -> None:
+    watcher.take(everything=True)
+    (marked / "k").touch()
+    beat(marked)
+    assert watcher.take(everything=True) == Heard({b"k": None}, beat=True)
+
+
+def test_other_files_of_our_own_folder_are_no_beat(watcher: Watcher, marked: Path) -> None:
+    watcher.take(everything=True)
+    for name in ("lock", "address", "storehouse"):
+        (marked / ".storekeeper" / name).touch()
+    assert sorted(os.listdir(marked / ".storekeeper")) == ["address", "lock", "store", "storehouse"]
+    os.stat(marked / ".storekeeper/store")
+    assert watcher.take(everything=True) == Heard()
+
+
+def test_an_object_that_is_named_like_the_marker_is_no_beat(watcher: Watcher, store: Path) -> None:
+    (store / "store").touch()
+    (store / "n/store").touch()
+    assert (store / "store").read_bytes() == b""
+    assert watcher.take(everything=True) == Heard({b"store": None, b"n/store": None})
+
+
+def test_the_beat_is_heard_though_the_marker_was_replaced(watcher: Watcher, marked: Path) -> None:
+    (marked / ".storekeeper/new").write_text("marker")
+    (marked / ".storekeeper/new").rename(marked / ".storekeeper/store")
+    watcher.take(everything=True)
+    beat(marked)
+    assert watcher.take().beat
+
+
+def test_the_beat_of_another_directory_in_its_place_is_not_heard(watcher: Watcher, marked: Path) -> None:
+    marked.rename(f"{marked}.away")
+    shutil.copytree(f"{marked}.away", marked)
+    assert MOVED in watcher.take(everything=True).losses
+    beat(marked)
+    assert watcher.take(everything=True) == Heard()
 
 
 # -- refusals
@@ -274,6 +412,19 @@ def test_a_file_cannot_be_watched(make: Callable[..., Watcher], store: Path) -> 
         make(b"", path=store / "f").arm()
 
 
+def test_a_directory_without_our_own_folder_cannot_be_watched(make: Callable[..., Watcher], store: Path) -> None:
+    (store / ".storekeeper").rmdir()
+    watcher = make(b"")
+    with pytest.raises(WatchRefused, match="No such file"):
+        watcher.arm()
+    assert watcher.descriptor == -1
+    assert watcher.take() == Heard()
+    (store / ".storekeeper").mkdir()
+    watcher.arm()
+    (store / "k").touch()
+    assert heard_until(watcher, store) == [b"k"]
+
+
 def test_a_directory_that_may_not_be_read_cannot_be_watched() -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
@@ -297,6 +448,7 @@ def test_a_directory_that_may_not_be_read_cannot_be_watched() -> None:
         os.waitpid(child, 0)
     assert told.startswith("WatchRefused(")
     assert os.strerror(errno.EACCES) in told
+    assert "it takes read permission for uid 65533" in told
 
 
 def test_advice_is_given_when_the_kernel_has_no_more(
@@ -317,7 +469,7 @@ def test_advice_is_given_when_the_kernel_has_no_more(
                 make(b"").arm()
 
 
-# -- the thread
+# -- the descriptor
 
 
 def test_a_watcher_may_be_armed_and_closed_many_times(make: Callable[..., Watcher], store: Path) -> None:
@@ -340,3 +492,15 @@ def test_programs_started_by_the_daemon_do_not_get_the_watch(watcher: Watcher) -
         except FileNotFoundError:
             continue
     assert found >= 1
+
+
+def test_the_descriptor_is_ready_when_there_is_something_to_take(watcher: Watcher, store: Path) -> None:
+    assert select.select([watcher.descriptor], [], [], 0)[0] == []
+    (store / "k").touch()
+    assert select.select([watcher.descriptor], [], [], 5)[0] == [watcher.descriptor]
+    watcher.take()
+    assert select.select([watcher.descriptor], [], [], 0)[0] == []
+
+
+def test_a_watcher_needs_no_thread(watcher: Watcher) -> None:
+    assert [each.name for each in threading.enumerate() if "notify" in type(each).__name__.lower()] == []

@@ -72,7 +72,8 @@ def _kind(directory: int, name: bytes, type_: int) -> str:
         if kind == "doubtful":
             kind = "object" if found.st_size else "marker"
     if kind == "object" and not os.access(name, os.R_OK, dir_fd=directory):
-        return "unreadable"
+        there = os.access(name, os.F_OK, dir_fd=directory, follow_symlinks=False)
+        return "unreadable" if there else "gone"
     return kind
 
 

@@ -12,6 +12,7 @@ has it open, and it could not be unmounted.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ WITNESS = b".storekeeper/lock"
 """The file, relative to the store, that proves which directory it is."""
 
 _FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EACCES)
+"""What a path says that leads to no store: nothing there, or nothing that may be entered."""
 
 
 class Ground:
@@ -39,6 +44,7 @@ class Ground:
         self.path = os.fsencode(store)
         self.witness: tuple[int, int] | None = None
         self.denied = False
+        self._root: tuple[int, int] | None = None  # device and inode of the directory itself
 
     def enter(self) -> int:
         """Returns a descriptor (O_PATH) of the store's directory, to be closed soon.
@@ -47,21 +53,36 @@ class Ground:
             StoreUnavailable: it is not there, or another directory is.
             OSError: it cannot be told at the moment, as when the process is out of descriptors.
         """
+        descriptor, root = self._open()
+        if root != self._root:  # our locked file may be in another directory, by a hard link
+            os.close(descriptor)
+            raise self._deny()
+        return descriptor
+
+    def adopt(self) -> int:
+        """Returns a descriptor as `enter` does, of whatever directory has our locked file: from now on it is the store.
+
+        Raises:
+            StoreUnavailable, OSError: as `enter`.
+        """
+        descriptor, self._root = self._open()
+        return descriptor
+
+    def _open(self) -> tuple[int, tuple[int, int]]:
+        descriptor = -1
         try:
             descriptor = os.open(self.path, _FLAGS)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            raise self._deny() from None
-        try:
             found = os.stat(WITNESS, dir_fd=descriptor)
             if (found.st_dev, found.st_ino) != self.witness:
                 raise self._deny()
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            os.close(descriptor)
-            raise self._deny() from None
-        except BaseException:
-            os.close(descriptor)
+            root = os.fstat(descriptor)
+            return descriptor, (root.st_dev, root.st_ino)
+        except BaseException as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            if isinstance(error, OSError) and error.errno in _AWAY:
+                raise self._deny() from None
             raise
-        return descriptor
 
     def stay(self) -> Stay:
         """Returns a stay in the directory, for the operations of one job; enters when it is first needed."""

@@ -32,7 +32,6 @@ EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM
 )  # fmt: skip
 
 
-_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP, errno.EACCES)
 _NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
@@ -91,17 +90,21 @@ class Home:
         except StartError:
             self.leave()
             raise
+        except StoreUnavailable:
+            self.leave()
+            raise StartError(f"{store} was moved away at this very moment", EX_TEMPFAIL) from None
 
     def _enter(self) -> None:
         self.store.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The folder may be entered by all: who may reach the store's directory may read where its daemon listens.
         self.folder.mkdir(mode=0o755, exist_ok=True)
         self._take_lock()
-        with self.ground.stay() as stay:
-            self._furnish(stay.root)
-        for left in self.private.iterdir():
-            if not left.is_dir():
-                left.unlink()
+        root = self.ground.adopt()
+        try:
+            self._furnish(root)
+        finally:
+            os.close(root)
+        self._clear()
         self.store_id = self._identify()
         self.features = self._probe()
         for made in (self.store, self.store.parent):
@@ -110,8 +113,19 @@ class Home:
     def _furnish(self, root: int) -> None:
         """Makes the folders that must be there, if they are not."""
         for name in (TEMPORARY, *self._namespaces):
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(name, 0o700, dir_fd=root)
+            except FileExistsError as error:
+                path = self.store / name
+                if not path.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+
+    def _clear(self) -> None:
+        """Removes files that were not published: their writers are gone."""
+        with contextlib.suppress(FileNotFoundError):
+            for left in self.private.iterdir():
+                if not left.is_dir():
+                    left.unlink()
 
     def _take_lock(self) -> None:
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -195,24 +209,22 @@ class Home:
             OSError: it cannot be told at the moment, as when the process is out of descriptors.
         """
         try:
-            with self.ground.stay() as stay:
-                try:
-                    root = stay.root
-                except StoreUnavailable:
-                    if not self._take_again(unmoved):
-                        return False
-                    root = stay.root
-                # A damaged marker speaks for nothing and against nothing: the lock is ours.
-                ours = self.read_marker() in (self.store_id, None, "")
-                if ours:
-                    self._restore(root)
-                return ours
+            root = self.ground.adopt()
         except StoreUnavailable:
-            return False
-        except OSError as error:
-            if error.errno not in _AWAY:
-                raise
-            return False
+            try:
+                if not self._take_again(unmoved):
+                    return False
+                root = self.ground.adopt()
+            except (StoreUnavailable, FileNotFoundError, NotADirectoryError, PermissionError):
+                return False
+        try:
+            # A damaged marker speaks for nothing and against nothing: the lock is ours.
+            ours = self.read_marker() in (self.store_id, None, "")
+            if ours:
+                self._restore(root)
+            return ours
+        finally:
+            os.close(root)
 
     def identities(self) -> list[tuple[int, int]]:
         """Returns device and inode of the directories that stand at the paths of the store and of its namespaces."""
@@ -222,13 +234,20 @@ class Home:
     def read_marker(self) -> str | None:
         """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
         try:
-            text = (self.folder / "store").read_text("utf-8")
-            self.beats += 1
-            return str(json.loads(text)["uuid"])
+            marker = os.open(self.folder / "store", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return ""
+            raise
+        self.beats += 1
+        try:
+            return str(json.loads(os.read(marker, 4096))["uuid"])
+        except (ValueError, TypeError, KeyError, RecursionError, IsADirectoryError, BlockingIOError):
             return ""
+        finally:
+            os.close(marker)
 
     def _take_again(self, unmoved: bool) -> bool:
         """Takes the lock of a directory that is ours by its marker, or because it cannot be another."""
@@ -238,6 +257,7 @@ class Home:
         try:
             self.folder.mkdir(mode=0o755, exist_ok=True)
             self._take_lock()
+            self._clear()
         except StartError:  # another daemon has it
             return False
         return True

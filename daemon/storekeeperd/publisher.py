@@ -15,6 +15,7 @@ import stat
 import time
 from typing import Any
 
+from storekeeper import wire
 from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
@@ -80,6 +81,10 @@ class Publisher:
             raise DiskFailed(f"{size} bytes were written, the file has {found.st_size}; nothing was stored")
         if not size and name.endswith(MARKER):
             raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
+        if self._ready_markers and len(os.path.basename(name) + MARKER) > wire.KEY_BYTES_MAX:
+            raise BadKey(
+                f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
+            )
         if self._attributes:
             os.setxattr(descriptor, ATTRIBUTE, _metadata_of(operation.origin))
         os.fchmod(descriptor, OBJECT_MODE)
@@ -116,7 +121,7 @@ class Publisher:
                 pass
             try:
                 found = os.stat(name, dir_fd=root, follow_symlinks=False)
-                if not stat.S_ISREG(found.st_mode):
+                if not stat.S_ISREG(found.st_mode) or (not found.st_size and name.endswith(MARKER)):
                     raise NotAnObject(
                         "a directory, link or other foreign entry holds that name in the store; "
                         "remove it or choose another key"
@@ -132,12 +137,9 @@ class Publisher:
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
     def _link(self, descriptor: int, name: bytes, root: int) -> None:
-        named = self._named.get(descriptor)
-        if named is not None:
-            os.link(named, name, src_dir_fd=root, dst_dir_fd=root)
-        else:
-            # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege.
-            os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=root, follow_symlinks=True)
+        # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege. It names what
+        # was written, even if another file stands at its private name by now.
+        os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=root, follow_symlinks=True)
 
     def _rename_over(self, descriptor: int, name: bytes, root: int) -> None:
         """Replaces atomically: a second, private name, then rename(2). Old readers keep the old inode."""

@@ -200,14 +200,13 @@ class Reconciler:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
                 there = self._home.check(unmoved=self._sound and self._home.identities()[:1] == self._known[:1])
+            self._home.ground.denied = False
+            if there == self._service.store_away:
+                self._change_presence(there)
+            if there:
+                self._keep_watch()
         except OSError as error:  # nothing can be told now; what was true a second ago is kept
             log.debug("cannot check %s: %s", self._config.store, error)
-            return
-        self._home.ground.denied = False
-        if there == self._service.store_away:
-            self._change_presence(there)
-        if there:
-            self._keep_watch()
 
     def _change_presence(self, there: bool) -> None:
         self._service.store_away = not there

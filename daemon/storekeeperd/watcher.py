@@ -212,7 +212,10 @@ class Watcher:
 
 
 def _add(inotify: InotifyFD, path: bytes, mask: Mask) -> int:
-    watch = inotify.add_callback(path, mask, _Unread(), CallbackId(0))
+    try:
+        watch = inotify.add_callback(path, mask, _Unread(), CallbackId(0))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
     if watch == -1:  # watchdog's answer, instead of an error, for a directory that may not be read
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     return watch

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from bench.rounds import Row, table
-from bench.store import outside_changes, verbs
+from bench.store import verbs
+from bench.watch import changes, start
 from bench.wire import pipelined
 
 
@@ -22,6 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds, each candidate once in each (default 5)")
     parser.add_argument("--requests", type=int, default=20_000, help="pipelined requests per client and round")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="objects of the store that is started on")
+    parser.add_argument("--only", default="", help="run only the parts whose title has this in it")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
 
@@ -30,8 +33,11 @@ def main() -> None:
     for title, measured in (
         ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(options.rounds, options.requests)),
         *((f"verbs on {place}", lambda folder=folder: verbs(folder, options.rounds)) for place, folder in _places()),
-        ("changes from outside", lambda: outside_changes(options.rounds)),
+        ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
+        ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
     ):
+        if options.only not in title:
+            continue
         print(f"## {title}\n", flush=True)
         new = measured()
         print(table(new), flush=True)

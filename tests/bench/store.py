@@ -1,16 +1,15 @@
-"""The verbs through `Client`, beside ProxyStore's FileConnector on the same file system; and changes from outside."""
+"""The verbs through `Client`, beside ProxyStore's FileConnector on the same file system."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from proxystore.connectors.file import FileConnector
 
-from bench.rounds import Row, per_item, take_turns
+from bench.rounds import Row, per_item
 from conftest import Daemon
 from storekeeper import Client
 
@@ -85,36 +84,3 @@ def _verbs(client: Client, files: Any, rounds: int) -> list[Row]:
             Row(title, name, "ms", figures[title, name], theirs if name == ours else "") for name in (theirs, ours)
         ]
     return rows
-
-
-def outside_changes(rounds: int) -> list[Row]:
-    """How soon a file removed, or moved in, by hand is seen."""
-    with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(Path(folder) / "store", f"ipc://{folder}/s", "--log-level", "error").start()
-        try:
-            with daemon.client() as client:
-
-                def removed() -> float:
-                    client.put(b"bytes", key="k")
-                    started = time.perf_counter()
-                    (daemon.store / "k").unlink()
-                    while client.exists("k"):
-                        pass
-                    return (time.perf_counter() - started) * 1000
-
-                def moved_in() -> float:
-                    (Path(folder) / "outside").write_bytes(b"bytes")
-                    started = time.perf_counter()
-                    (Path(folder) / "outside").rename(daemon.store / "m")
-                    while not client.exists("m"):
-                        pass
-                    took = (time.perf_counter() - started) * 1000
-                    client.evict("m")
-                    return took
-
-                return [
-                    *take_turns(4 * rounds, {"storekeeper": removed}, "rm until exists says no", "ms"),
-                    *take_turns(4 * rounds, {"storekeeper": moved_in}, "mv in until exists says yes", "ms"),
-                ]
-        finally:
-            daemon.end()

@@ -1,0 +1,171 @@
+"""The algorithm of coherence.py in all interleavings of one key, and the broken variants that must be found.
+
+`--large-model` visits larger models, for some minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from model import KEY, Broken, Model, Outside
+from storekeeperd.coherence import Coherence
+from storekeeperd.index import Index
+from storekeeperd.operations import ABSENT
+
+SMALL = {
+    "outside and own changes": Model(Coherence, Outside(toggles=2, changes=1, asks=0)),
+    "fresh answers": Model(Coherence, Outside(toggles=2, changes=0, asks=1)),
+    "fresh answers beside an own change": Model(Coherence, Outside(there=True, toggles=1, changes=1, asks=1)),
+    "a queue of two": Model(Coherence, Outside(there=True, toggles=3, changes=0, asks=0), slots=2),
+    "a kernel that reports deletes early": Model(Coherence, Outside(toggles=2, changes=0, asks=0), early=True),
+}
+LARGE = {
+    "all at once": Model(Coherence, Outside(toggles=2, changes=1, asks=1)),
+    "many outside changes": Model(Coherence, Outside(toggles=4, changes=0, asks=1)),
+    "more changes of both": Model(Coherence, Outside(toggles=3, changes=1, asks=0)),
+    "two own changes": Model(Coherence, Outside(toggles=1, changes=2, asks=1)),
+    "all at once, a queue of two": Model(Coherence, Outside(toggles=2, changes=1, asks=1), slots=2),
+    "a kernel that reports deletes early": Model(Coherence, Outside(toggles=3, changes=1, asks=0), early=True),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_at_rest_the_index_is_the_directory_in_every_interleaving(name: str) -> None:
+    states = SMALL[name].explore()
+    print(f"{name}: {states} states")
+    assert states > 1000
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", LARGE)
+def test_at_rest_the_index_is_the_directory_in_every_interleaving_of_more(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--large-model"):
+        pytest.skip("takes minutes: --large-model")
+    print(f"{name}: {LARGE[name].explore()} states")
+
+
+class KeepsOldLooks(Coherence):
+    """Looks from before a scan may assign during it, and shield a stale value from it."""
+
+    def begin_scan(self) -> None:
+        looking, changing = dict(self._looking), dict(self._changing)
+        super().begin_scan()
+        self._looking, self._changing = looking, changing
+
+
+class BelievesTheScan(Coherence):
+    """Names that a scan saw are entered though they were seen to go since it began: nothing is kept of that."""
+
+    def scanned(self, names: Collection[bytes]) -> None:
+        self._index.confirm(names)
+
+
+class AssignsAnyLook(Coherence):
+    """A look assigns though a later one was started: there is no mark of what is under way."""
+
+    def looked(self, name: bytes, number: int, seen: int) -> None:
+        self._looking.pop(name, None)
+        self._assign(name, seen)
+
+
+class AssignsOwnChangesBlindly(Coherence):
+    """An own change is believed as it was, whatever was heard meanwhile."""
+
+    def finish(self, name: bytes, seen: int) -> None:
+        self._changing.pop(name)
+        self._assign(name, seen)
+
+
+class DropsQuestionsDuringALook(Coherence):
+    """A question that comes while a look is under way does not make it look again."""
+
+    def ask(self, name: bytes) -> None:
+        if name not in self._looking:
+            super().ask(name)
+
+
+class ForgetsLosses(Coherence):
+    """A loss is not repaired."""
+
+    def lost(self, kind: str) -> None:
+        self.losses[kind] += 1
+
+
+class RemovesWithoutALook(Coherence):
+    """What a scan did not see is removed at once."""
+
+    def sweep(self) -> bool:
+        for name in self._index.unmarked(self._unswept or []):
+            self._assign(name, ABSENT)
+        return super().sweep()
+
+
+class LooksOnceAtDeletes(Coherence):
+    """No second look for kernels that report a delete before it can be seen."""
+
+    def ask_second_looks(self) -> None:
+        self._deleted, self._deleted_before = {}, {}
+
+
+class AnswersWithoutWaiting(Coherence):
+    """A fresh answer does not wait for the names in doubt."""
+
+    def doubts(self) -> set[bytes]:
+        return set()
+
+
+class BelievesEvents(Coherence):
+    """Edges instead of levels: an event says what is there; those heard during a scan are applied at its end."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self.journal: list[bool] = []
+
+    def hear(self, names: dict[bytes, None], deleted: dict[bytes, None]) -> None:
+        there = KEY not in deleted
+        if self._scan:
+            self.journal.append(there)
+        else:
+            self._index.assign(KEY, 1 if there else ABSENT)
+
+    def _complete_scan(self) -> None:
+        super()._complete_scan()
+        if self.journal:
+            self._index.assign(KEY, 1 if self.journal[-1] else ABSENT)
+        self.journal = []
+
+
+class BelievesEventsWithABarrierAtTheEnd(BelievesEvents):
+    """The same, but a scan does not end before all that was queued by then is read."""
+
+    end_barrier = True
+
+
+@pytest.mark.parametrize(
+    ("broken", "start"),
+    [
+        (KeepsOldLooks, Outside(toggles=3, changes=0, asks=0)),
+        (BelievesTheScan, Outside(there=True, toggles=2, changes=1, asks=0)),
+        (AssignsAnyLook, Outside(toggles=2, changes=1, asks=0)),
+        (AssignsOwnChangesBlindly, Outside(toggles=1, changes=1, asks=0)),
+        (DropsQuestionsDuringALook, Outside(toggles=2, changes=0, asks=0)),
+        (ForgetsLosses, Outside(toggles=3, changes=0, asks=0)),
+        (RemovesWithoutALook, Outside(toggles=3, changes=0, asks=0)),
+        (AnswersWithoutWaiting, Outside(toggles=1, changes=0, asks=1)),
+        (BelievesEvents, Outside(toggles=3, changes=0, asks=0)),
+        (BelievesEventsWithABarrierAtTheEnd, Outside(toggles=4, changes=0, asks=0)),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_the_model_finds_a_broken_variant(broken: type[Coherence], start: Outside) -> None:
+    with pytest.raises(Broken):
+        Model(broken, start).explore()
+
+
+def test_the_model_finds_a_missing_second_look() -> None:
+    with pytest.raises(Broken):
+        Model(LooksOnceAtDeletes, Outside(toggles=2, changes=0, asks=0), early=True).explore()
