@@ -22,13 +22,16 @@ from conftest import Daemon, eventually
 
 from storekeeper import Client
 from storekeeper.carriers import somebody_listens
-from storekeeper.errors import BatchFailed, StoreUnavailable
+from storekeeper.errors import BatchFailed, DiskFailed, StoreUnavailable
 from storekeeperd.home import Home
 
 NOBODY = 65_534
 TMPFS, EXT4 = "/dev/shm", "/tmp"
 SETTLE_S = float(os.environ.get("SETTLE_S", "20"))
 """How long a test waits for what takes two seconds at most where nothing else runs."""
+
+Refusals = (StoreUnavailable, DiskFailed)
+"""What may be said of a directory that cannot be read."""
 
 _CAP_SYS_ADMIN = 21
 
@@ -87,13 +90,14 @@ class Mounts:
 class Placed(Daemon):
     """A daemon started by way of a command that becomes it: nsenter, setpriv, unshare."""
 
-    def __init__(self, store: Path, address: str, *options: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, store: Path, address: str, *options: str, prefix: Sequence[str] = (), named: bool = True) -> None:
         super().__init__(store, address, *options)
         self.prefix = prefix
+        self.named = named  # the store, on the command line
         self.log = Path(address.removeprefix("ipc://") + ".log")
 
     def start(self) -> Placed:
-        command = [*self.prefix, sys.executable, "-m", "storekeeperd", "serve", str(self.store)]
+        command = [*self.prefix, sys.executable, "-m", "storekeeperd", "serve", *([str(self.store)] * self.named)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([*command, "--address", self.address, *self.options], stderr=log)
         deadline = time.monotonic() + 30
@@ -150,7 +154,14 @@ class Place:
         self._loops.append(found.stdout.strip())
         return self._loops[-1]
 
-    def start(self, *options: str, uid: int = 0, store: Path | None = None, prefix: Sequence[str] = ()) -> Placed:
+    def start(
+        self,
+        *options: str,
+        uid: int = 0,
+        store: Path | None = None,
+        prefix: Sequence[str] = (),
+        named: bool = True,
+    ) -> Placed:
         command = [*(self._mounts.prefix if self._mounts else ()), *prefix]
         if uid:
             command += ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--"]
@@ -160,7 +171,7 @@ class Place:
         else:
             sockets = self.base
         address = f"ipc://{sockets}/s{len(self._daemons)}"
-        daemon = Placed(store or self.store, address, *options, prefix=command)
+        daemon = Placed(store or self.store, address, *options, prefix=command, named=named)
         self._daemons.append(daemon)
         daemon.start()
         return daemon
@@ -271,8 +282,8 @@ def only_unavailable(action: Callable[[], object]) -> object:
         return StoreUnavailable
 
 
-def disagreement(client: Client, directory: Path, names: Collection[str]) -> str:
-    """Returns the first answer that is not as the directory is; empty if all are."""
+def disagreement(client: Client, directory: Path, names: Collection[str], *, fresh: bool = True) -> str:
+    """Returns the first answer that is not as the directory is; empty if all are. Without `fresh`, from memory."""
     so = contents(directory)
     asked = sorted({*names, *so, "never-there"})
     expected = {
@@ -286,8 +297,8 @@ def disagreement(client: Client, directory: Path, names: Collection[str]) -> str
         "exists": lambda: list(client.exists_batch(asked)),
         "exists fresh": lambda: list(client.exists_batch(asked, fresh=True)),
         "get": lambda: list(client.get_batch(asked)),
-        "list": lambda: list(client.list(fresh=True)),
-        "usage": lambda: client.usage(fresh=True),
+        "list": lambda: list(client.list(fresh=fresh)),
+        "usage": lambda: client.usage(fresh=fresh),
     }
     for what, ask in said.items():
         answer = only_unavailable(ask)
@@ -307,7 +318,8 @@ def settle(client: Client, directory: Path, names: Collection[str] = (), *, cohe
             break
         assert time.monotonic() < deadline, f"{wrong}; status: {client.status()}"
         time.sleep(0.02)
-    assert disagreement(client, directory, names) == ""
+    wrong = disagreement(client, directory, names, fresh=False)
+    assert not wrong, wrong
 
 
 def right_or_refused(client: Client, so: Mapping[str, bytes | None], *, rounds: int = 3) -> None:

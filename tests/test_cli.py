@@ -81,10 +81,11 @@ def test_people_are_told_the_same(run: Run) -> None:
     assert run("usage").stdout == b"1 objects, 5 bytes\n"
 
 
-def test_fresh_sees_what_was_done_by_hand_before(run: Run, daemon: Daemon) -> None:
+def test_fresh_sees_what_was_done_by_hand_before(run: Run, daemon: Daemon, tmp_path: Path) -> None:
     run("put", "--key", "k", "-", stdin=b"12345")
     for number in range(300):
-        (daemon.store / f"by-hand-{number:03}").write_bytes(b"x" * number)
+        (tmp_path / "made").write_bytes(b"x" * number)
+        (tmp_path / "made").rename(daemon.store / f"by-hand-{number:03}")
     (daemon.store / "k").unlink()
     expected = "".join(f"by-hand-{number:03}\n" for number in range(300))
     assert run("ls", "--fresh").stdout.decode() == expected

@@ -27,8 +27,8 @@ TIMEOUT_S = 100.0
 QUIET_S = 15.0
 """How long a file that was written in place may take to be known with all its bytes."""
 
-LOOKS_S = 60.0
-"""How long all looks of one test may take: a hundred times what they need."""
+LOOKS_S = 30.0
+"""How long all looks of one test may take: ten times what they need."""
 
 
 @pytest.fixture(params=["tmpfs", "disk"])
@@ -237,7 +237,7 @@ def test_what_changed_while_the_daemon_was_stopped_is_seen_at_once(
         with stopped(daemon):
             other.do("delete", 0, known // 4)
             other.do("swap", known // 2, known // 2)
-            other.do("files", known, changes - known * 5 // 4)
+            other.do("files", known, changes - known * 3 // 4)
         other.end()
     asked = [f"{kind}-{number:06}" for kind in ("file", "swap") for number in range(changes)]
     assert_true(client, daemon.store, asked)

@@ -74,11 +74,13 @@ class Barriers:
 
     def heard(self) -> None:
         """Takes that everything which the kernel had to tell was read and asked about."""
-        for waiter in self._waiting:
-            if not waiter.heard:
-                waiter.heard = True
-                waiter.epoch = self._coherence.epoch
-                waiter.doubts = self._coherence.doubts()
+        unheard = [waiter for waiter in self._waiting if not waiter.heard]
+        if any(waiter.sizes for waiter in unheard):
+            self._coherence.ask_young()
+        for waiter in unheard:
+            waiter.heard = True
+            waiter.epoch = self._coherence.epoch
+            waiter.doubts = self._coherence.doubts()
 
     def proceed(self) -> None:
         """Answers the requests whose wait is over. To be called when one may be."""

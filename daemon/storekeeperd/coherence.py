@@ -63,6 +63,7 @@ class Coherence:
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
         self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
+        self._grown: dict[bytes, None] = {}  # the same, for long enough to look again
         self._doubts: list[set[bytes]] = []  # handed out by `doubts`
         self._scan = 0  # number of the scan that runs; 0: none does
         self._scans_begun = 0
@@ -138,7 +139,8 @@ class Coherence:
     @property
     def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
-        return len(self._questions) + len(self._looking) + len(self._unanswered)
+        waiting = sum(name not in self._questions and name not in self._looking for name in self._unanswered)
+        return len(self._questions) + len(self._looking) + waiting
 
     def start_look(self, name: bytes) -> int:
         """Registers a look that is about to be made; returns its number for `looked`."""
@@ -168,6 +170,8 @@ class Coherence:
         if fate == _AGAIN:
             self.ask(name)
             return
+        if seen != UNSEEN and self._unanswered:
+            self._answered(name)
         if seen == ABSENT and (self._deleted or self._deleted_before):
             self._deleted.pop(name, None)
             self._deleted_before.pop(name, None)
@@ -199,10 +203,24 @@ class Coherence:
             self.ask(name)
         self._deleted_before, self._deleted = self._deleted, {}
 
-    def take_young(self) -> list[bytes]:
-        """Returns the names whose size was news since the last call: worth a look a little later, for they may grow."""
-        young, self._young = self._young, {}
-        return list(young)
+    def age_young(self) -> bool:
+        """Lets a second pass for the names whose size was news; returns whether some are due for another look."""
+        self._grown.update(self._young)
+        self._young = {}
+        return bool(self._grown)
+
+    def ask_grown(self, limit: int) -> int:
+        """Asks about at most `limit` names whose size was news a while ago; returns how many."""
+        names = [name for name, _ in zip(self._grown, range(limit), strict=False)]
+        for name in names:
+            del self._grown[name]
+            self.ask(name)
+        return len(names)
+
+    def ask_young(self) -> None:
+        """Asks about all names whose size was news, now."""
+        for name in (*self._young, *self._grown):
+            self.ask(name)
 
     def doubts(self) -> set[bytes]:
         """Returns the names in doubt now, as a set that empties as they are looked at; `forget` it afterwards."""
@@ -236,6 +254,8 @@ class Coherence:
             self._unknown(name)
         else:
             self._assign(name, seen)
+            if not again:
+                self._answered(name)
         if again or seen == UNSEEN:
             self.ask(name)
 
@@ -331,9 +351,6 @@ class Coherence:
         news = self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
-        if self._unanswered:
-            self._unanswered.pop(name, None)
-            self._judge()
         if self._scan:
             if seen == ABSENT:
                 self._gone.add(name)
@@ -346,6 +363,10 @@ class Coherence:
         self.coherent = False
         if self._scan:
             self._strike(name)
+
+    def _answered(self, name: bytes) -> None:
+        self._unanswered.pop(name, None)
+        self._judge()
 
     def _strike(self, name: bytes) -> None:
         """Takes a name off the list of those that a scan did not see."""

@@ -231,6 +231,13 @@ class Home:
         found = [os.stat(self.store / name) for name in ("", *self._namespaces)]
         return [(one.st_dev, one.st_ino) for one in found]
 
+    def stands_on(self, identity: tuple[int, int]) -> bool:
+        """Returns whether the directory at the store's path is the one of that device and inode, as far as one sees."""
+        try:
+            return self.identities()[0] == identity
+        except OSError:
+            return False
+
     def read_marker(self) -> str | None:
         """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
         try:

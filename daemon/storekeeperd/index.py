@@ -91,6 +91,7 @@ class Index:
         Returns:
             Whether an object came, or has another size than was known.
         """
+        assert seen >= ABSENT, seen
         entries = self._entries
         old = entries.get(name)
         if seen >= 0:
@@ -99,7 +100,6 @@ class Index:
         elif old is None:
             return False
         else:
-            assert seen == ABSENT, seen
             del entries[name]
             new = None
         if old != new:

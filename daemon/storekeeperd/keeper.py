@@ -159,6 +159,8 @@ class Keeper:
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
         if looks:
             self._pump_jobs()
+            self._service.barriers.proceed()
+            self._pump_jobs()
         if looks == _LOOKS_PER_TURN or self._jobs.unfinished:
             self._loop.wake()
         taken = self._listener.requests - self._requests

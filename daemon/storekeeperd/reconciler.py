@@ -96,6 +96,7 @@ class Reconciler:
         self._heartbeat = Heartbeat(coherence)
         self._mounts: FileIO | None = None
         self._scan_at = 0.0
+        self._lost_at = 0.0  # the first loss since the last scan began; 0: none
         self._timed_scan_at = 0.0
         self._scan_timer: Timer | None = None
         self._late_timer: Timer | None = None
@@ -138,10 +139,10 @@ class Reconciler:
         self._sizing.tick()
         if self._heartbeat.overdue and not self._watcher.waiting_bytes:
             self._take_for_deaf()
-        before = self._home.beats
+        listened, beats = self._listened, self._home.beats
         self.check()
-        if self._watching and self._home.beats > before:
-            self._heartbeat.sent()
+        if self._home.beats > beats and self._listened == listened >= 0 and self._armed:
+            self._heartbeat.sent()  # else the watch is a new one, or none, and hears nothing of it
         if self._last_scan and time.monotonic() >= self._timed_scan_at and not self._coherence.scanning:
             self._timed_scan_at = time.monotonic() + self._scan_every_s
             self._coherence.want_scan()
@@ -170,12 +171,18 @@ class Reconciler:
     def _lose(self, kind: str) -> None:
         log.warning("changes may have gone unseen (%s): every answer is looked up until a scan is done", kind)
         self._coherence.lost(kind)
-        self._scan_at = max(self._scan_at, time.monotonic() + _LATE_S)
         if kind in (MOVED, GONE, DEAF):
             self._sound = False
-        if kind != OVERFLOW:
+        if kind not in (OVERFLOW, RENEWED):
             self._armed = []
+        self._put_off_scan()
         self._heartbeat.may_be_lost()
+
+    def _put_off_scan(self) -> None:
+        """Lets a moment pass between a loss and its scan; but losses that never end do not put it off for ever."""
+        now = time.monotonic()
+        self._lost_at = self._lost_at or now
+        self._scan_at = max(self._scan_at, min(now + _LATE_S, self._lost_at + 10 * _LATE_S))
 
     def _look_again(self) -> None:
         self._late_timer = None
@@ -199,7 +206,7 @@ class Reconciler:
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                there = self._home.check(unmoved=self._sound and self._home.identities()[:1] == self._known[:1])
+                there = self._home.check(unmoved=self._sound and self._home.stands_on(self._known[0]))
             self._home.ground.denied = False
             if there == self._service.store_away:
                 self._change_presence(there)
@@ -245,8 +252,6 @@ class Reconciler:
         if mode == "scan":
             self._serve_unwatched("")
             return
-        if self._last_scan or self._coherence.scanning:
-            self._lose(RENEWED)
         try:
             self.file_system = find(self._config.store)
             self._armed = self._known = self._home.identities()
@@ -260,6 +265,8 @@ class Reconciler:
         self._loop.watch(self._listened, READ, self._hear)
         self._coherence.watched = True
         self._barriers.exact = mode == "inotify" or self.file_system.local
+        if self._last_scan or self._coherence.scanning:
+            self._lose(RENEWED)
 
     def _unwatch(self) -> None:
         self._heartbeat.forget()
@@ -287,6 +294,7 @@ class Reconciler:
             if self._scan_timer is None:
                 self._scan_timer = self._loop.call_later(self._scan_at - now, self._wake_for_scan)
             return
+        self._lost_at = 0.0
         self._coherence.begin_scan()
         self._scanner.start()
 

@@ -27,7 +27,7 @@ from storekeeper.errors import (
 )
 from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
-from storekeeperd.barriers import Barriers
+from storekeeperd.barriers import Barriers, Verb
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
@@ -95,7 +95,7 @@ class Service:
         self.prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
         self._stopping = False
         transfers = self.transfers = Transfers(self)
-        self.barriers = Barriers(index, coherence, self.guarded)
+        self.barriers = Barriers(index, coherence, self._resume)
         listings = Listings(self, self.barriers)
         accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
@@ -131,9 +131,22 @@ class Service:
     def _answer(self, peer: Peer, request: wire.Request) -> None:
         if self._stopping:
             raise DaemonStopping("the daemon is stopping; try again in a moment")
-        if self.store_away and request.verb != b"status":
-            raise StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
+        if request.verb != b"status":
+            self._check_presence()
         self._verbs[request.verb](peer, request)
+
+    def _resume(self, peer: Peer, request: wire.Request, verb: Verb) -> None:
+        """Answers a request that has waited."""
+
+        def answer(peer: Peer, request: wire.Request) -> None:
+            self._check_presence()
+            verb(peer, request)
+
+        self.guarded(peer, request, answer)
+
+    def _check_presence(self) -> None:
+        if self.store_away:
+            raise StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
 
     def guarded(self, peer: Peer, request: wire.Request, answer: Callable[[Peer, wire.Request], None]) -> None:
         """Answers a request; whatever goes wrong is an answer too."""

@@ -1,6 +1,6 @@
 """Sees to the sizes of objects, a few at a time, behind everything else.
 
-Owns the lists of names whose turn is to come. A scan sees names only: looking at each of a million files at start would
+Owns the list of names whose turn is to come. A scan sees names only: looking at each of a million files at start would
 take seconds, so their sizes are asked about afterwards, as questions like any other. And a file that somebody writes in
 place grows without anybody hearing of it: what came or grew is asked about again a second later, until it stays the
 same.
@@ -32,8 +32,6 @@ class Sizing:
         self._index = index
         self._coherence = coherence
         self._names: list[bytes] = []
-        self._young: list[bytes] = []
-        self._grown: list[bytes] = []
         self._running = False
 
     def begin(self) -> None:
@@ -44,9 +42,7 @@ class Sizing:
 
     def tick(self) -> None:
         """Asks again about what came or grew at least a second ago. To be called every second."""
-        self._grown += self._young
-        self._young = self._coherence.take_young()
-        if self._grown:
+        if self._coherence.age_young():
             self._run()
 
     def _run(self) -> None:
@@ -58,14 +54,13 @@ class Sizing:
         if self._coherence.questions > _BUSY_NAMES:
             self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
             return
-        if self._grown:
-            names = self._grown[-_NAMES:]
-            del self._grown[-_NAMES:]
-        else:
+        asked = self._coherence.ask_grown(_NAMES)
+        if not asked:
             names = self._index.unsized(self._names[-_NAMES:])
             del self._names[-_NAMES:]
-        for name in names:
-            self._coherence.ask(name)
-        self._running = bool(self._grown or self._names)
+            for name in names:
+                self._coherence.ask(name)
+            asked = len(names)
+        self._running = bool(asked or self._names)
         if self._running:
-            self._loop.call_later(_PAUSE_S if names else 0, self._go_on)
+            self._loop.call_later(_PAUSE_S if asked else 0, self._go_on)
