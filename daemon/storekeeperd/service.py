@@ -236,10 +236,11 @@ class Service:
             self.orders.observe(operation.name, outcome.seen)
             self.settle(answer, positions.popleft(), outcome)
 
+        known = self._index.has
         operations: list[Operation] = []
         positions: deque[int] = deque()
         for position, name in self._names(answer, prefix, keys):
-            operations.append(Get(name, budget))
+            operations.append(Get(name, budget, known(name)))
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
         self.orders.order(operations, [got] * len(operations))
