@@ -79,6 +79,12 @@ class FakeHome:
         found = [(config.store / name).stat() for name in ("", *config.namespaces)]
         return [(one.st_dev, one.st_ino) for one in found]
 
+    def stands_on(self, identity: tuple[int, int]) -> bool:
+        try:
+            return self.identities()[0] == identity
+        except OSError:
+            return False
+
     def check(self, *, unmoved: bool) -> bool:
         self.checks.append(unmoved)
         if self.error is not None:

@@ -135,7 +135,7 @@ def test_a_copy_of_the_store_in_its_place_is_the_store(place: Place) -> None:
     lost(client, "directory_moved")
 
 
-@both
+@ext4
 def test_exchanged_with_another_directory_and_back(place: Place) -> None:
     _, client = begin(place)
     so = contents(place.store)
@@ -152,7 +152,7 @@ def test_exchanged_with_another_directory_and_back(place: Place) -> None:
 
 @pytest.mark.parametrize("namespaces", [(), ("--namespace", "ns")], ids=["plain", "ns"])
 @pytest.mark.parametrize("stand_in", ["nothing", "empty", "decoy"])
-@both
+@tmpfs
 def test_an_ancestor_renamed_and_back(place: Place, stand_in: str, namespaces: tuple[str, ...]) -> None:
     daemon, client = begin(place, *namespaces)
     so = contents(place.store)
@@ -219,7 +219,7 @@ def test_removed_and_made_again_at_once(place: Place) -> None:
     lost(client, "directory_moved", "store_away")
 
 
-@both
+@tmpfs
 def test_removed_while_it_runs_then_restored(place: Place) -> None:
     daemon, client = begin(place)
     copy = place.base / "copy"
@@ -352,7 +352,7 @@ def test_a_copy_on_another_file_system_mounted_over_it(place: Place) -> None:
 @needs_mounts
 @pytest.mark.parametrize("over", ["store", "ancestor"])
 @pytest.mark.parametrize("stand_in", ["empty", "decoy"])
-@both
+@tmpfs
 def test_mounted_over(place: Place, stand_in: str, over: str) -> None:
     manager = place.mounts
     under = place.base / "under"
@@ -425,7 +425,7 @@ def test_remounted_read_only(place: Place) -> None:
 
 
 @needs_mounts
-@both
+@ext4
 def test_changes_through_another_bind_mount_are_seen(place: Place) -> None:
     served, other = place.base / "served", place.base / "other"
     for folder in (place.store, served, other):
@@ -453,7 +453,7 @@ def test_changes_through_another_bind_mount_are_seen(place: Place) -> None:
 
 @needs_root
 @pytest.mark.parametrize("which", ["store", "ancestor"])
-@both
+@ext4
 def test_forbidden_and_allowed_again(place: Place, which: str) -> None:
     daemon, client = begin(place, uid=NOBODY)
     so = contents(place.store)
@@ -488,7 +488,7 @@ def whole(daemon: Daemon, store_id: str) -> bool:
 
 
 @pytest.mark.parametrize("part", ["", "lock", "store", "address", "tmp"])
-@both
+@tmpfs
 def test_own_folder_removed_and_made_again(place: Place, part: str) -> None:
     daemon, client = begin(place)
     so = contents(place.store)
@@ -542,7 +542,7 @@ def test_a_store_that_another_daemon_took_over_is_left_to_it(place: Place) -> No
 # -- namespaces
 
 
-@both
+@ext4
 def test_a_namespaces_folder_removed_replaced_and_mounted_over(place: Place) -> None:
     reason = mounts.cannot_mount()
     if not reason:
@@ -666,7 +666,7 @@ class Hammer:
 
 
 @pytest.mark.parametrize("how", ["away", "exchange", "ancestor"])
-@both
+@ext4
 def test_hammered_while_renamed(place: Place, how: str) -> None:
     daemon, client = begin(place, "--namespace", "ns")
     so = contents(place.store)

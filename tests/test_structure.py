@@ -44,8 +44,8 @@ PURE = {
     "storekeeperd.config",
 }
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "itertools", "json", "logging", "pathlib",
-    "tomllib", "typing",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "itertools", "json",
+    "logging", "pathlib", "tomllib", "typing",
 }  # fmt: skip
 
 

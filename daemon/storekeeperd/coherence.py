@@ -63,6 +63,7 @@ class Coherence:
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
         self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
+        self._growing: dict[bytes, None] = {}  # the same, since before the last second began
         self._grown: dict[bytes, None] = {}  # the same, for long enough to look again
         self._doubts: list[set[bytes]] = []  # handed out by `doubts`
         self._scan = 0  # number of the scan that runs; 0: none does
@@ -205,9 +206,14 @@ class Coherence:
 
     def age_young(self) -> bool:
         """Lets a second pass for the names whose size was news; returns whether some are due for another look."""
-        self._grown.update(self._young)
-        self._young = {}
+        self._grown.update(self._growing)
+        self._growing, self._young = self._young, {}
         return bool(self._grown)
+
+    @property
+    def grown(self) -> int:
+        """How many names are due for another look because their size was news."""
+        return len(self._grown)
 
     def ask_grown(self, limit: int) -> int:
         """Asks about at most `limit` names whose size was news a while ago; returns how many."""
@@ -219,7 +225,7 @@ class Coherence:
 
     def ask_young(self) -> None:
         """Asks about all names whose size was news, now."""
-        for name in (*self._young, *self._grown):
+        for name in (*self._young, *self._growing, *self._grown):
             self.ask(name)
 
     def doubts(self) -> set[bytes]:

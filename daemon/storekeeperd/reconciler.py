@@ -91,6 +91,7 @@ class Reconciler:
         self._armed: list[tuple[int, int]] = []  # devices and inodes of the watched directories; empty: watch anew
         self._known: list[tuple[int, int]] = []  # the same, kept while in doubt
         self._sound = False  # nothing was heard that ends the watch of those
+        self._arms = 0  # how often it was made
         self._refused = ""
         self._watch_again_at = 0.0
         self._heartbeat = Heartbeat(coherence)
@@ -139,9 +140,9 @@ class Reconciler:
         self._sizing.tick()
         if self._heartbeat.overdue and not self._watcher.waiting_bytes:
             self._take_for_deaf()
-        listened, beats = self._listened, self._home.beats
+        arms, beats = self._arms, self._home.beats
         self.check()
-        if self._home.beats > beats and self._listened == listened >= 0 and self._armed:
+        if self._home.beats > beats and self._arms == arms and self._watching:
             self._heartbeat.sent()  # else the watch is a new one, or none, and hears nothing of it
         if self._last_scan and time.monotonic() >= self._timed_scan_at and not self._coherence.scanning:
             self._timed_scan_at = time.monotonic() + self._scan_every_s
@@ -261,6 +262,7 @@ class Reconciler:
             return
         self._refused = ""
         self._sound = True
+        self._arms += 1
         self._listened = self._watcher.descriptor
         self._loop.watch(self._listened, READ, self._hear)
         self._coherence.watched = True

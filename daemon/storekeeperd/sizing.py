@@ -61,6 +61,6 @@ class Sizing:
             for name in names:
                 self._coherence.ask(name)
             asked = len(names)
-        self._running = bool(asked or self._names)
+        self._running = bool(self._coherence.grown or self._names)
         if self._running:
             self._loop.call_later(_PAUSE_S if asked else 0, self._go_on)
