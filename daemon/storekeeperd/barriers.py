@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from storekeeper import wire
+from storekeeper.errors import StorekeeperError
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
@@ -28,6 +29,7 @@ class _Waiter:
     sizes: bool
     epoch: int = 0
     scan: int = 0
+    refused: bool = False
     doubts: set[bytes] = field(default_factory=set)
 
 
@@ -82,6 +84,18 @@ class Barriers:
             waiter.epoch = self._coherence.epoch
             waiter.doubts = self._coherence.doubts()
 
+    def fail(self, error: StorekeeperError) -> None:
+        """Answers the requests that wait for a scan with an error: there is none that comes to its end."""
+
+        def refuse(_: Peer, __: wire.Request) -> None:
+            raise error
+
+        for waiter in self._waiting:
+            if waiter.heard and not self._is_repaired(waiter):
+                waiter.then = refuse
+                waiter.refused = True
+        self.proceed()
+
     def proceed(self) -> None:
         """Answers the requests whose wait is over. To be called when one may be."""
         if not self._waiting:
@@ -97,10 +111,12 @@ class Barriers:
                 self._guarded(waiter.peer, waiter.request, waiter.then)
 
     def _is_over(self, waiter: _Waiter) -> bool:
-        return (
+        return waiter.refused or (
             waiter.heard
             and not waiter.doubts
-            and self._coherence.clean >= waiter.epoch
-            and self._coherence.has_scanned(waiter.scan)
+            and self._is_repaired(waiter)
             and not (waiter.sizes and self._index.whole.unsized)
         )
+
+    def _is_repaired(self, waiter: _Waiter) -> bool:
+        return self._coherence.clean >= waiter.epoch and self._coherence.has_scanned(waiter.scan)

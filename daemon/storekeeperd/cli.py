@@ -35,7 +35,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.argument("store", required=False, type=click.Path(path_type=Path, readable=False))
 @click.option("--address", help="Where to listen: ipc:///path. Default: the user's own socket; for root the node's.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with settings and limits.")
 @click.option("--namespace", "namespaces", multiple=True, help="Serve this sub-folder of the store too. Repeatable.")
@@ -104,7 +104,7 @@ def serve(
 
 
 @cli.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path(path_type=Path, readable=False))
 @click.option("--namespace", "namespaces", multiple=True, help="Examine this sub-folder too. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def doctor(store: Path, namespaces: tuple[str, ...], as_json: bool) -> None:

@@ -274,6 +274,11 @@ class Disk:
             read = os.preadv(descriptor, [payload], offset, os.RWF_NOWAIT)
         except BlockingIOError:
             raise WouldWait from None
+        except OSError as error:  # the store came back on another file system
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._read_nowait = False
+            return os.pread(descriptor, length, offset)
         if read < length:
             raise WouldWait
         return payload

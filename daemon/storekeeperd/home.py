@@ -119,6 +119,8 @@ class Home:
                 path = self.store / name
                 if not path.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+            if os.stat(name, dir_fd=root).st_dev != os.fstat(root).st_dev:  # nothing could be linked into it
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.store / name)
 
     def _clear(self) -> None:
         """Removes files that were not published: their writers are gone."""
@@ -128,7 +130,8 @@ class Home:
                     left.unlink()
 
     def _take_lock(self) -> None:
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Not for writing: as long as a file is open for that, its file system cannot be made read-only.
+        lock = os.open(self.folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,8 +141,7 @@ class Home:
         except BaseException:
             os.close(lock)
             raise
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"pid {os.getpid()} uid {os.geteuid()}\n".encode(), 0)
+        (self.folder / "lock").write_text(f"pid {os.getpid()} uid {os.geteuid()}\n")
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = lock
@@ -223,6 +225,10 @@ class Home:
             if ours:
                 self._restore(root)
             return ours
+        except OSError as error:
+            if error.errno in (errno.EXDEV, errno.ENOTDIR, errno.ENOENT):  # a namespace is no folder of it any more
+                return False
+            raise
         finally:
             os.close(root)
 
@@ -329,6 +335,8 @@ def _works(attempt: object) -> bool:
 
 def _start_error(store: Path, error: OSError) -> StartError:
     reason = os.strerror(error.errno or 0)
+    if error.errno == errno.EXDEV:
+        return StartError(f"{error.filename} lies on another file system than {store}: a namespace cannot", EX_CONFIG)
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return StartError(f"{error.filename or store} is not a directory: a store is one", EX_NOINPUT)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

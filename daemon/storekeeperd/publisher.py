@@ -9,6 +9,7 @@ name is cleaned up at the next start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -56,7 +57,11 @@ class Publisher:
         """Returns the descriptor of a new empty file that no reader can find; `discard` ends it."""
         flags = os.O_RDWR | os.O_CLOEXEC
         if self._unnamed_files:
-            return os.open(self._private, flags | os.O_TMPFILE, 0o600, dir_fd=root)
+            try:
+                return os.open(self._private, flags | os.O_TMPFILE, 0o600, dir_fd=root)
+            except OSError as error:  # the store came back on another file system
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+                    raise
         path = self._private + str(next(self._serial)).encode()
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=root)
         self._named[descriptor] = path
@@ -86,7 +91,7 @@ class Publisher:
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )
         if self._attributes:
-            os.setxattr(descriptor, ATTRIBUTE, _metadata_of(operation.origin))
+            self._describe(descriptor, operation.origin)
         os.fchmod(descriptor, OBJECT_MODE)
         if operation.durable:
             os.fsync(descriptor)
@@ -99,6 +104,13 @@ class Publisher:
                 _sync_file(name, root)  # the bytes that stay are the other file's
             _sync_directory(os.path.dirname(name) or b".", root)
         return Outcome(word, look(name, root))
+
+    def _describe(self, descriptor: int, origin: Origin) -> None:
+        try:
+            os.setxattr(descriptor, ATTRIBUTE, _metadata_of(origin))
+        except OSError as error:  # as above
+            if error.errno != errno.EOPNOTSUPP:
+                raise
 
     def unpublish(self, name: bytes, root: int) -> None:
         """Removes an object, then its marker; raises `FileNotFoundError` if the object is not there."""

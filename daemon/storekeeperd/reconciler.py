@@ -19,6 +19,7 @@ import time
 from io import FileIO
 from typing import Any
 
+from storekeeper.errors import DiskFailed
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config
@@ -43,6 +44,7 @@ RENEWED = "watch_renewed"
 """The watch was made anew: what happened between the old one and the new one is not known."""
 
 _FAILED_S = 1.0
+_QUIET_S = 0.9
 _LATE_S = 0.05
 """Some kernels (5.3 to 5.16) report a delete before lstat(2) and readdir(3) see it; that long is looked again."""
 _WATCH_AGAIN_S = 30.0
@@ -97,12 +99,14 @@ class Reconciler:
         self._heartbeat = Heartbeat(coherence)
         self._mounts: FileIO | None = None
         self._scan_at = 0.0
+        self._heard_at = 0.0
         self._lost_at = 0.0  # the first loss since the last scan began; 0: none
         self._timed_scan_at = 0.0
         self._scan_timer: Timer | None = None
         self._late_timer: Timer | None = None
         self._last_scan: dict[str, Any] = {}
         self._report = Report()
+        self._scan_error = ""
         self._foreign: dict[str, int] = {}
         self._foreign_of = 0  # the scan that they were counted after
 
@@ -160,6 +164,8 @@ class Reconciler:
             self.check()
 
     def _note(self, heard: Heard) -> None:
+        if heard.names or heard.losses:
+            self._heard_at = time.monotonic()
         if heard.names:
             self._coherence.hear(heard.names, heard.deleted)
             if self._coherence.wants_second_looks and self._late_timer is None:
@@ -207,7 +213,8 @@ class Reconciler:
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                there = self._home.check(unmoved=self._sound and self._home.stands_on(self._known[0]))
+                unmoved = self._sound and self._is_quiet() and self._home.stands_on(self._known[0])
+                there = unmoved and self._home.check(unmoved=True)
             self._home.ground.denied = False
             if there == self._service.store_away:
                 self._change_presence(there)
@@ -215,6 +222,10 @@ class Reconciler:
                 self._keep_watch()
         except OSError as error:  # nothing can be told now; what was true a second ago is kept
             log.debug("cannot check %s: %s", self._config.store, error)
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing changes in the directory just now: who removes it whole must not find something new in it."""
+        return time.monotonic() - self._heard_at >= _QUIET_S
 
     def _change_presence(self, there: bool) -> None:
         self._service.store_away = not there
@@ -229,7 +240,7 @@ class Reconciler:
         if self._watching:
             if self._armed and self._armed != self._home.identities():
                 self._lose(REPLACED)
-            if not self._armed:
+            if not self._armed or not self._watcher.hears_beats:
                 self._arm()
         elif self._config.watch != "scan" and time.monotonic() >= self._watch_again_at:
             self._arm()
@@ -322,9 +333,17 @@ class Reconciler:
         if report.complete:
             self._report = report
             self._sweep()
+            self._scan_error = ""
         else:
-            self._scan_at = time.monotonic() + _FAILED_S
-            self.check()
+            self._fail_scan(report.error)
+
+    def _fail_scan(self, error: str) -> None:
+        self._scan_at = time.monotonic() + _FAILED_S
+        if error != self._scan_error:
+            log.error("%s cannot be scanned, nothing is concluded from that: %s", self._config.store, error)
+        self._scan_error = error
+        self.check()
+        self._barriers.fail(DiskFailed(f"the store's directory cannot be read: {error}; exists, get and put go on"))
 
     def _sweep(self) -> None:
         if self._coherence.sweep():

@@ -6,7 +6,6 @@ ahead, and is taken apart by the loop. Decides nothing: what a scan means is coh
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -19,8 +18,6 @@ from storekeeperd import entries
 from storekeeperd.disk import Disk
 from storekeeperd.entries import Sorted
 
-log = logging.getLogger(__name__)
-
 _QUEUE_CHUNKS = 16
 
 
@@ -29,7 +26,7 @@ class Report:
     """What a scan was like, once it has ended.
 
     Attributes:
-        complete: the directories were read to their end.
+        complete: the directories were read to their end; error: why not, else.
         seconds: how long it took.
         names: objects seen.
         foreign: entries that are no objects, by kind (see entries.py).
@@ -37,6 +34,7 @@ class Report:
     """
 
     complete: bool = False
+    error: str = ""
     seconds: float = 0.0
     names: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
@@ -59,7 +57,7 @@ class Scanner:
         self._disk = disk
         self._prefixes = tuple(prefixes)
         self._wake = wake
-        self._chunks: queue.Queue[tuple[bytes, bytes] | tuple[bool, float]] = queue.Queue(_QUEUE_CHUNKS)
+        self._chunks: queue.Queue[tuple[bytes, bytes] | tuple[str, float]] = queue.Queue(_QUEUE_CHUNKS)
         self._thread: threading.Thread | None = None
         self._closing = False
         self.report = Report()
@@ -83,11 +81,12 @@ class Scanner:
         except queue.Empty:
             return None
         report = self.report
-        if isinstance(chunk[0], bool):
+        if isinstance(chunk[0], str):
             assert self._thread is not None
             self._thread.join()
             self._thread = None
-            report.complete, report.seconds = chunk
+            report.error, report.seconds = chunk
+            report.complete = not report.error
             report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
             return report
         prefix, data = chunk
@@ -109,7 +108,7 @@ class Scanner:
                 self._thread.join(0.01)
 
     def _scan(self) -> None:
-        complete = False
+        error = "stopped"
         started = time.monotonic()
         try:
             for prefix in self._prefixes:
@@ -118,9 +117,11 @@ class Scanner:
                         return
                     self._chunks.put((prefix, data))
                     self._wake()
-            complete = True
-        except (OSError, StorekeeperError) as error:
-            log.warning("scan failed, nothing is concluded from it: %s", error)
+            error = ""
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+        except StorekeeperError as failure:
+            error = str(failure)
         finally:
-            self._chunks.put((complete, time.monotonic() - started))
+            self._chunks.put((error, time.monotonic() - started))
             self._wake()

@@ -16,6 +16,7 @@ One more directory is watched, our own folder, for the one event that only we ca
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -133,7 +134,8 @@ class Watcher:
         try:
             for prefix in self._prefixes:
                 self._watched[_add(inotify, self._store + b"/" + prefix, _OBJECTS)] = prefix
-            self._beat_watch = _add(inotify, self._store + b"/" + _FOLDER, _BEAT)
+            with contextlib.suppress(FileNotFoundError):  # removed at this moment; it is made again
+                self._beat_watch = _add(inotify, self._store + b"/" + _FOLDER, _BEAT)
         except OSError as error:
             self.close()
             raise WatchRefused(_advice(error)) from None
@@ -142,6 +144,11 @@ class Watcher:
     def descriptor(self) -> int:
         """Ready for reading when there is something to `take`; -1 while nothing is watched."""
         return -1 if self._inotify is None else self._inotify._inotify_fd
+
+    @property
+    def hears_beats(self) -> bool:
+        """Whether our own folder is watched, too."""
+        return self._beat_watch >= 0
 
     @property
     def waiting_bytes(self) -> int:
@@ -196,6 +203,7 @@ class Watcher:
             heard.losses.append(OVERFLOW)
         elif watch == self._beat_watch:
             if mask & _IGNORED:
+                self._beat_watch = -1
                 heard.losses.append(FOLDER_GONE)
             elif name == _MARKER:
                 heard.beat = True
