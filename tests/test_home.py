@@ -182,7 +182,7 @@ def test_a_second_daemon_is_refused_and_told_the_first(enter: Callable[..., Home
     error = refused(store)
     assert error.status == EX_TEMPFAIL
     assert f"pid {os.getpid()} " in str(error)
-    assert first.check(unmoved=False)
+    assert first.check(quiet=True, unmoved=False)
     assert refused(store).status == EX_TEMPFAIL
 
 
@@ -258,7 +258,7 @@ def test_the_locked_file_proves_which_directory_it_is(enter: Callable[..., Home]
     home = enter()
     found = (store / ".storekeeper/lock").stat()
     assert home.ground.witness == (found.st_dev, found.st_ino)
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert entered(home)
 
 
@@ -267,10 +267,10 @@ def test_a_directory_that_is_gone_is_away_until_it_is_back(enter: Callable[..., 
     witness = home.ground.witness
     store.rename(f"{store}.away")
     for unmoved in (False, True):
-        assert not home.check(unmoved=unmoved)
+        assert not home.check(quiet=True, unmoved=unmoved)
     assert not store.exists()
     Path(f"{store}.away").rename(store)
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert home.ground.witness == witness
 
 
@@ -280,7 +280,7 @@ def test_a_copy_of_the_store_in_its_place_is_taken_over_by_its_lock(enter: Calla
     store.rename(f"{store}.away")
     Path(f"{store}.copy").rename(store)
     assert not entered(home)  # nobody works in it before it is locked
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert entered(home)
     found = (store / ".storekeeper/lock").stat()
     assert home.ground.witness == (found.st_dev, found.st_ino)
@@ -297,7 +297,7 @@ def test_a_directory_with_our_marker_alone_is_taken_over_and_made_whole(
     swap(store)
     (store / ".storekeeper").mkdir()
     (store / ".storekeeper/store").write_text(marker(home.store_id))
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert (store / "n").is_dir()
     assert home.private.is_dir()
     assert (store / ".storekeeper/address").read_text() == "ipc:///a\n"
@@ -314,14 +314,14 @@ def test_a_copy_that_another_daemon_holds_is_not_taken_over(enter: Callable[...,
         store.rename(f"{store}.away")
         Path(f"{store}.copy").rename(store)
         for unmoved in (False, True):
-            assert not home.check(unmoved=unmoved)
+            assert not home.check(quiet=True, unmoved=unmoved)
         assert home.ground.witness == witness
         assert other._lock >= 0
     finally:
         store.rename(f"{store}.copy")
         other.leave()
     Path(f"{store}.away").rename(store)
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert refused(store).status == EX_TEMPFAIL  # it never let go of its own
 
 
@@ -337,7 +337,7 @@ def test_another_directory_at_its_place_is_not_the_store(
     if known is not None:
         (store / ".storekeeper/store").write_text(known)
     before = sorted(os.listdir(store / ".storekeeper"))
-    assert not home.check(unmoved=False)
+    assert not home.check(quiet=True, unmoved=False)
     home.leave()
     assert (store / ".storekeeper/address").read_text() == "not ours"
     assert sorted(os.listdir(store / ".storekeeper")) == before
@@ -352,14 +352,14 @@ def test_a_marker_that_is_not_ours_outranks_an_unmoved_directory(
     swap(store)
     (store / ".storekeeper").mkdir()
     (store / ".storekeeper/store").write_text(known)
-    assert not home.check(unmoved=True)
+    assert not home.check(quiet=True, unmoved=True)
     assert os.listdir(store / ".storekeeper") == ["store"]
 
 
 def test_an_empty_directory_is_away_and_stays_empty(enter: Callable[..., Home], store: Path) -> None:
     home = enter("n")
     swap(store)
-    assert not home.check(unmoved=False)
+    assert not home.check(quiet=True, unmoved=False)
     assert os.listdir(store) == []
 
 
@@ -369,18 +369,18 @@ def test_another_stores_lock_in_its_place_is_not_ours(enter: Callable[..., Home]
     other.leave()
     store.rename(tmp_path / "away")
     (tmp_path / "other").rename(store)
-    assert not home.check(unmoved=False)
-    assert not home.check(unmoved=True)
+    assert not home.check(quiet=True, unmoved=False)
+    assert not home.check(quiet=True, unmoved=True)
     assert Home(store).leave() is None  # type: ignore[func-returns-value]  # it was not locked
 
 
 def test_our_lock_with_a_marker_of_another_store_is_not_the_store(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
     (store / ".storekeeper/store").write_text(marker(str(uuid.uuid4())))
-    assert not home.check(unmoved=False)
-    assert not home.check(unmoved=True)
+    assert not home.check(quiet=True, unmoved=False)
+    assert not home.check(quiet=True, unmoved=True)
     (store / ".storekeeper/store").write_text(marker(home.store_id))
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"nonsense", b"\xff\xfe", b"[]", b"1", b"{}", b"[" * 10_000])
@@ -390,7 +390,7 @@ def test_a_damaged_marker_speaks_neither_for_nor_against_the_store(
     home = enter()
     (store / ".storekeeper/store").write_bytes(damaged)
     assert home.read_marker() == ""
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert (store / ".storekeeper/store").read_bytes() == damaged
 
 
@@ -398,8 +398,8 @@ def test_a_file_in_its_place_is_not_the_store(enter: Callable[..., Home], store:
     home = enter()
     store.rename(f"{store}.away")
     store.write_text("bytes")
-    assert not home.check(unmoved=False)
-    assert not home.check(unmoved=True)
+    assert not home.check(quiet=True, unmoved=False)
+    assert not home.check(quiet=True, unmoved=True)
     home.leave()
     assert store.read_text() == "bytes"
 
@@ -420,7 +420,7 @@ def test_what_is_missing_of_our_own_folder_is_made_again(
             home.private.rmdir()
         else:
             (home.folder / name).unlink()
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert sorted(os.listdir(home.folder)) == ["address", "lock", "store", "tmp"]
     assert home.read_marker() == home.store_id
     assert (home.folder / "address").read_text() == "ipc:///a\n"
@@ -432,7 +432,7 @@ def test_what_is_missing_of_our_own_folder_is_made_again(
 def test_a_namespace_that_is_gone_is_made_again(enter: Callable[..., Home], store: Path) -> None:
     home = enter("n", "m")
     (store / "n").rmdir()
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert (store / "n").is_dir()
 
 
@@ -443,10 +443,10 @@ def test_our_own_folder_is_made_again_in_a_directory_that_is_known_to_be_the_sam
     home.announce("ipc:///a")
     (store / "k").write_text("bytes")
     shutil.rmtree(home.folder)
-    assert not home.check(unmoved=False)
+    assert not home.check(quiet=True, unmoved=False)
     assert not home.folder.exists()
-    assert home.check(unmoved=True)
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=True)
+    assert home.check(quiet=True, unmoved=False)
     assert sorted(os.listdir(home.folder)) == ["address", "lock", "store", "tmp"]
     assert stat.S_IMODE(home.folder.stat().st_mode) == 0o755
     assert home.read_marker() == home.store_id
@@ -456,7 +456,7 @@ def test_our_own_folder_is_made_again_in_a_directory_that_is_known_to_be_the_sam
 
 def test_no_address_is_made_before_there_is_one(enter: Callable[..., Home]) -> None:
     home = enter()
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert not (home.folder / "address").exists()
 
 
@@ -464,7 +464,7 @@ def test_what_is_whole_is_not_written_again(enter: Callable[..., Home]) -> None:
     home = enter()
     home.announce("ipc:///a")
     before = {name: (home.folder / name).stat() for name in ("store", "address", "lock")}
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert {name: (home.folder / name).stat().st_mtime_ns for name in before} == {
         name: found.st_mtime_ns for name, found in before.items()
     }
@@ -480,10 +480,10 @@ def test_what_cannot_be_made_again_now_does_not_send_the_store_away(
     home = enter()
     home.private.rmdir()
     break_os(mkdir=fault(number))
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert not home.private.exists()
     break_os()
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
     assert home.private.is_dir()
 
 
@@ -493,21 +493,21 @@ def test_what_cannot_be_told_at_the_moment_is_no_answer(enter: Callable[..., Hom
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     try:
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
-            home.check(unmoved=False)
+            home.check(quiet=True, unmoved=False)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert home.check(unmoved=False)
+    assert home.check(quiet=True, unmoved=False)
 
 
 def test_checking_holds_no_descriptor(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        assert home.check(unmoved=False)
+        assert home.check(quiet=True, unmoved=False)
         (home.folder / "lock").unlink()
-        assert home.check(unmoved=False)
+        assert home.check(quiet=True, unmoved=False)
     away = swap(store)
-    assert not home.check(unmoved=False)
+    assert not home.check(quiet=True, unmoved=False)
     store.rmdir()
     away.rename(store)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -537,7 +537,7 @@ def test_every_beat_is_counted_and_heard_by_the_watcher(
         for _ in range(3):
             before = home.beats
             assert not watcher.take(everything=True).beat
-            assert home.check(unmoved=False)
+            assert home.check(quiet=True, unmoved=False)
             assert watcher.take(everything=True).beat
             assert home.beats == before + 1
     finally:
@@ -550,7 +550,7 @@ def test_a_marker_that_is_not_there_is_no_beat(enter: Callable[..., Home], store
     (home.folder / "store").unlink()
     assert home.read_marker() is None
     swap(store)
-    assert not home.check(unmoved=False)
+    assert not home.check(quiet=True, unmoved=False)
     assert home.beats == before
 
 

@@ -85,7 +85,7 @@ class FakeHome:
         except OSError:
             return False
 
-    def check(self, *, unmoved: bool) -> bool:
+    def check(self, *, quiet: bool, unmoved: bool = False) -> bool:
         self.checks.append(unmoved)
         if self.error is not None:
             raise self.error
@@ -104,6 +104,7 @@ class FakeWatcher:
         self.arms = 0
         self.deaf = False
         self.refusal = ""
+        self.hears_beats = True
         self.queued: list[Heard] = []
         self.dropped: list[Heard] = []  # what nobody read in time
 
@@ -820,11 +821,10 @@ def test_a_watch_that_was_refused_is_tried_again_after_30_s(make: Callable[..., 
     assert world.watcher.arms == 1
     assert world.coherence.watched
     assert not world.coherence.coherent  # what happened meanwhile is not known
-    if not world.scanner.running:
-        world.scan()
-    else:
-        world.end_scan()
-        world.scan()
+    for _ in range(3):
+        if world.scanner.running:
+            world.end_scan()
+        world.second()
     assert world.coherence.coherent
     assert world.reconciler.status()["watch"] == "inotify"
     losses = dict(world.coherence.losses)

@@ -195,7 +195,7 @@ class Home:
 
     # -- while it runs
 
-    def check(self, *, unmoved: bool) -> bool:
+    def check(self, *, quiet: bool, unmoved: bool = False) -> bool:
         """Returns whether the directory at the store's path is the store; makes it whole if something is missing.
 
         It is if our locked file is in it. If not, it may have come back as another directory, from a copy or another
@@ -205,6 +205,8 @@ class Home:
         Opening the marker is also the heartbeat: the watcher must hear of it (see watcher.py).
 
         Args:
+            quiet: nothing happens in the directory just now. Nothing is made in it otherwise: who removes the directory
+                whole must not find something new in it.
             unmoved: the directory is known to be the one that was there all along: its watch lives.
 
         Raises:
@@ -214,7 +216,7 @@ class Home:
             root = self.ground.adopt()
         except StoreUnavailable:
             try:
-                if not self._take_again(unmoved):
+                if not self._take_again(quiet, unmoved):
                     return False
                 root = self.ground.adopt()
             except (StoreUnavailable, FileNotFoundError, NotADirectoryError, PermissionError):
@@ -222,7 +224,7 @@ class Home:
         try:
             # A damaged marker speaks for nothing and against nothing: the lock is ours.
             ours = self.read_marker() in (self.store_id, None, "")
-            if ours:
+            if ours and quiet:
                 self._restore(root)
             return ours
         except OSError as error:
@@ -262,10 +264,12 @@ class Home:
         finally:
             os.close(marker)
 
-    def _take_again(self, unmoved: bool) -> bool:
+    def _take_again(self, quiet: bool, unmoved: bool) -> bool:
         """Takes the lock of a directory that is ours by its marker, or because it cannot be another."""
         marker = self.read_marker()
         if marker != self.store_id and not (unmoved and marker is None and self.store.is_dir()):
+            return False
+        if not quiet and not (self.folder / "lock").exists():
             return False
         try:
             self.folder.mkdir(mode=0o755, exist_ok=True)

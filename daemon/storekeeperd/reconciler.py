@@ -209,12 +209,14 @@ class Reconciler:
     def check(self) -> None:
         """Sees whether the store's directory is still there, and watched; watches it anew if not."""
         try:
-            there = self._home.check(unmoved=False)
+            quiet = time.monotonic() - self._heard_at >= _QUIET_S
+            there = self._home.check(quiet=quiet)
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                unmoved = self._sound and self._is_quiet() and self._home.stands_on(self._known[0])
-                there = unmoved and self._home.check(unmoved=True)
+                quiet = time.monotonic() - self._heard_at >= _QUIET_S
+                unmoved = self._sound and quiet and self._home.stands_on(self._known[0])
+                there = unmoved and self._home.check(quiet=True, unmoved=True)
             self._home.ground.denied = False
             if there == self._service.store_away:
                 self._change_presence(there)
@@ -222,10 +224,6 @@ class Reconciler:
                 self._keep_watch()
         except OSError as error:  # nothing can be told now; what was true a second ago is kept
             log.debug("cannot check %s: %s", self._config.store, error)
-
-    def _is_quiet(self) -> bool:
-        """Whether nothing changes in the directory just now: who removes it whole must not find something new in it."""
-        return time.monotonic() - self._heard_at >= _QUIET_S
 
     def _change_presence(self, there: bool) -> None:
         self._service.store_away = not there

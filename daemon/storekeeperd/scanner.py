@@ -26,19 +26,20 @@ class Report:
     """What a scan was like, once it has ended.
 
     Attributes:
-        complete: the directories were read to their end; error: why not, else.
+        complete: the directories were read to their end.
         seconds: how long it took.
         names: objects seen.
         foreign: entries that are no objects, by kind (see entries.py).
         doubtful: names seen that take a look.
+        error: why it is not complete.
     """
 
     complete: bool = False
-    error: str = ""
     seconds: float = 0.0
     names: int = 0
     foreign: Counter[str] = field(default_factory=Counter)
     doubtful: list[bytes] = field(default_factory=list)
+    error: str = ""
 
 
 class Scanner:
