@@ -24,9 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--first-seed", type=int, default=1, help="the first of them")
     parser.addoption("--cases", type=int, default=20_000, help="cases of each garbage test")
     parser.addoption("--large-model", action="store_true", help="let test_model visit the larger models, some minutes")
-    parser.addoption("--rounds", type=int, default=2, help="rounds of the stress test with outside processes")
+    parser.addoption("--rounds", type=int, default=1, help="rounds of the stress test with outside processes")
     parser.addoption("--files", type=int, default=20_000, help="files of the bursts in test_stress")
-    parser.addoption("--looks", type=int, default=1_500, help="fresh answers asked for in test_stress")
+    parser.addoption("--looks", type=int, default=600, help="fresh answers asked for in test_stress")
     parser.addoption("--kills", type=int, default=5, help="SIGKILLs of the daemon under load")
 
 

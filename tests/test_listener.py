@@ -578,23 +578,6 @@ def test_foreign_entries_are_counted_and_left_alone(start_daemon: Callable[..., 
     assert daemon.stop() == 0
 
 
-def test_an_overflow_of_the_event_queue_is_repaired(daemon: Daemon, tmp_path: Path) -> None:
-    """The daemon is stopped while more changes happen than the kernel remembers."""
-    with daemon.client() as client:
-        keys = client.put_batch([b""] * 1000)
-        os.kill(daemon.pid, 19)
-        try:
-            for key in keys[:500]:
-                (daemon.store / key).unlink()
-            for number in range(20_000):
-                os.close(os.open(daemon.store / f"new-{number}", os.O_CREAT | os.O_WRONLY))
-        finally:
-            os.kill(daemon.pid, 18)
-        eventually(lambda: client.status()["losses"].get("event queue overflow", 0) > 0, 30)
-        eventually(lambda: client.status()["coherent"], 30)
-        assert client.list() == sorted([*keys[500:], *(f"new-{number}" for number in range(20_000))])
-
-
 def status_of(raw: Raw) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(raw.ask(b"SK01", b"status", b"1", b"")[3])
     return told
@@ -707,10 +690,13 @@ def test_a_removed_namespace_folder_is_made_again(start_daemon: Callable[..., Da
         eventually(lambda: not team.exists("l"))
 
 
-def test_a_copy_of_the_store_in_its_place_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_copy_that_another_daemon_has_is_refused_in_the_stores_place(
+    daemon: Daemon, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
     with daemon.client(timeout=5) as client:
         client.put(b"x", key="k")
         shutil.copytree(daemon.store, tmp_path / "copy", ignore=lambda *_: ["socket"])
+        start_daemon(name="copy")
         daemon.store.rename(tmp_path / "original")
         (tmp_path / "copy").rename(daemon.store)
         eventually(lambda: client.status()["store_away"])

@@ -310,6 +310,8 @@ def _typed(error: OSError) -> StorekeeperError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
         return DiskFull(f"{reason}; nothing was stored: free some space or quota and try again")
+    if error.errno == errno.EXDEV:
+        return StoreUnavailable("a folder of the store lies on another file system; served again when that is gone")
     if error.errno in _GONE:
         return StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
     return DiskFailed(f"the file system refused: {reason}")

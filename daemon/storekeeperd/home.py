@@ -102,6 +102,7 @@ class Home:
         root = self.ground.adopt()
         try:
             self._furnish(root)
+            self._check_devices(root)
         finally:
             os.close(root)
         self._clear()
@@ -119,8 +120,14 @@ class Home:
                 path = self.store / name
                 if not path.is_dir():
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
-            if os.stat(name, dir_fd=root).st_dev != os.fstat(root).st_dev:  # nothing could be linked into it
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.store / name)
+
+    def _check_devices(self, root: int) -> None:
+        """Raises unless the namespaces lie on the store's own file system: nothing can be linked into another one."""
+        device = os.fstat(root).st_dev
+        for name in self._namespaces:
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(name, dir_fd=root).st_dev != device:
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.store / name)
 
     def _clear(self) -> None:
         """Removes files that were not published: their writers are gone."""
@@ -224,6 +231,7 @@ class Home:
         try:
             # A damaged marker speaks for nothing and against nothing: the lock is ours.
             ours = self.read_marker() in (self.store_id, None, "")
+            self._check_devices(root)
             if ours and quiet:
                 self._restore(root)
             return ours

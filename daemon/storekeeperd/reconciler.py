@@ -266,6 +266,10 @@ class Reconciler:
             self.file_system = find(self._config.store)
             self._armed = self._known = self._home.identities()
             self._watcher.arm()
+        except FileNotFoundError as missing:  # a namespace's folder, which is made again when it is quiet
+            self._serve_unwatched(f"{missing.filename} is not there")
+            self._watch_again_at = 0.0
+            return
         except (OSError, WatchRefused) as refused:
             self._serve_unwatched(str(refused))
             return
