@@ -126,15 +126,22 @@ def test_types_are_told(folder: Path) -> None:
     assert sorted(found.items()) == told(folder)
 
 
-def test_a_long_directory_is_read_in_buffers_each_name_once(folder: Path) -> None:
-    make(folder, [b"%036d" % number for number in range(3000)])
+@pytest.mark.parametrize("width", [36, 1], ids=["as long as UUIDs", "of many lengths"])
+def test_a_long_directory_is_read_in_buffers_each_name_once(folder: Path, width: int) -> None:
+    make(folder, [b"%0*d" % (width, number) + b"x" * (number % 30 if width == 1 else 0) for number in range(7000)])
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         buffers = list(entries.read(descriptor))
     finally:
         os.close(descriptor)
     assert len(buffers) > 1
-    assert all(0 < len(data) <= 64 * 1024 for data in buffers)
+    pieces = [piece for data in buffers for piece in entries.split(data)]
+    assert len(pieces) > len(buffers)
+    assert all(0 < len(piece) <= 80 * 1024 for piece in pieces)
+    assert b"".join(pieces) == b"".join(buffers)
+    assert sorted(name for piece in pieces for name in entries.take_apart(piece)[0]) == sorted(
+        name for data in buffers for name in entries.take_apart(data)[0]
+    )
     assert sorted(read(folder)) == told(folder)
 
 

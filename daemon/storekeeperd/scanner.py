@@ -18,7 +18,7 @@ from storekeeperd import entries
 from storekeeperd.disk import Disk
 from storekeeperd.entries import Sorted
 
-_QUEUE_CHUNKS = 16
+_QUEUE_CHUNKS = 8
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class Scanner:
         self._prefixes = tuple(prefixes)
         self._wake = wake
         self._chunks: queue.Queue[tuple[bytes, bytes] | tuple[str, float]] = queue.Queue(_QUEUE_CHUNKS)
+        self._prefix = b""
+        self._pieces: list[bytes] = []  # of the buffer that is being taken apart, the next one last
         self._thread: threading.Thread | None = None
         self._closing = False
         self.report = Report()
@@ -77,21 +79,16 @@ class Scanner:
 
     def take(self) -> Sorted | Report | None:
         """Returns some entries, or the report at the end; None if nothing is there yet. About a millisecond."""
-        try:
-            chunk = self._chunks.get_nowait()
-        except queue.Empty:
-            return None
-        report = self.report
-        if isinstance(chunk[0], str):
-            assert self._thread is not None
-            self._thread.join()
-            self._thread = None
-            report.error, report.seconds = chunk
-            report.complete = not report.error
-            report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
-            return report
-        prefix, data = chunk
-        found = entries.sort(*entries.take_apart(data))
+        if not self._pieces:
+            try:
+                chunk = self._chunks.get_nowait()
+            except queue.Empty:
+                return None
+            if isinstance(chunk[0], str):
+                return self._end(*chunk)
+            self._prefix, self._pieces = chunk[0], entries.split(chunk[1])[::-1]
+        found = entries.sort(*entries.take_apart(self._pieces.pop()))
+        prefix, report = self._prefix, self.report
         if prefix:
             found.objects = [prefix + name for name in found.objects]
             found.doubtful = [prefix + name for name in found.doubtful]
@@ -99,6 +96,16 @@ class Scanner:
         report.foreign.update(found.foreign)
         report.doubtful += found.doubtful
         return found
+
+    def _end(self, error: str, seconds: float) -> Report:
+        assert self._thread is not None
+        self._thread.join()
+        self._thread = None
+        report = self.report
+        report.error, report.seconds = error, seconds
+        report.complete = not error
+        report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
+        return report
 
     def close(self, timeout_s: float) -> None:
         """Ends a running scan; waits for its thread, but no longer than `timeout_s`."""
