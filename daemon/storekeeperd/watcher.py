@@ -53,6 +53,9 @@ _EVENT = struct.Struct("iIII")  # struct inotify_event of inotify(7): watch, mas
 _READ_BYTES = 32 * 1024
 """Read at once: some 500 events, so that a storm of them leaves the loop time for others."""
 
+_CROWDED_BYTES = 256 * 1024
+"""A quarter of the kernel's queue, by default and for names as long as UUIDs."""
+
 _FOLDER = b".storekeeper"
 _MARKER = b"store"
 
@@ -167,12 +170,13 @@ class Watcher:
         if inotify is None:
             return heard
         waiting = self.waiting_bytes
-        while waiting > 0:
+        # Names that wait with us are distinct, and none is lost: so more is read while the kernel's queue fills.
+        enough = waiting if everything else _READ_BYTES if waiting < _CROWDED_BYTES else 4 * _READ_BYTES
+        left = waiting - enough
+        while waiting > max(0, left):
             buffer = os.read(inotify._inotify_fd, _READ_BYTES)
             self._understand(buffer, heard)
             waiting -= len(buffer)
-            if not everything:
-                break
         return heard
 
     def _understand(self, buffer: bytes, heard: Heard) -> None:
