@@ -277,6 +277,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     made: list[World] = []
     clock = types.SimpleNamespace(monotonic=lambda: made[-1].now if made else 1000.0, time=lambda: 1_700_000_000.0)
     monkeypatch.setattr(reconciler_module, "time", clock)
+    monkeypatch.setattr("storekeeperd.scans.time", clock)
     monkeypatch.setattr(reconciler_module, "Heartbeat", lambda coherence: Heartbeat(coherence, clock.monotonic))
     file_systems: list[FileSystem] = [LOCAL]
     monkeypatch.setattr(reconciler_module, "find", lambda _: file_systems[0])

@@ -18,7 +18,7 @@ from storekeeperd.disk import Disk
 from storekeeperd.entries import DIRECTORY, LINK, REGULAR, UNKNOWN, Sorted
 from storekeeperd.ground import WITNESS, Ground
 from storekeeperd.home import TEMPORARY
-from storekeeperd.scanner import Report, Scanner
+from storekeeperd.scanner import WENT_AWAY, Report, Scanner
 
 Buffers = Iterator[bytes]
 
@@ -203,7 +203,7 @@ def test_a_store_that_is_away_is_a_failed_scan(make: Callable[..., Scanner]) -> 
     scanner.start()
     pieces, report = take_all(scanner)
     assert (pieces, report.complete) == ([], False)
-    assert "not there" in report.error
+    assert report.error == WENT_AWAY
 
 
 def test_a_directory_that_fails_ends_the_whole_scan(make: Callable[..., Scanner]) -> None:

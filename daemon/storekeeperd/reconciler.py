@@ -1,15 +1,13 @@
 """Keeps the index true to the directory, whatever happens to the directory.
 
-Owns the watch, the scans and the judgement whether the store is still there; coherence.py decides what follows from
-what they say. Runs in the loop and never waits. What it does:
+Owns the watch and the judgement whether the store is still there; when it is scanned is scans.py's, and coherence.py
+decides what follows from what they say. Runs in the loop and never waits. What it does:
 
 * What the watcher hears becomes questions; every kind of loss is told, and repaired by a scan.
 * Once a second, when a mount changes (/proc/self/mountinfo), and when a job was denied the directory, it checks that
   the directory at the path is the store. If not, the store is away: requests are refused until it is back.
 * The check opens the store's marker. The watcher must hear of that before the next one, else the watch is deaf and made
   anew; how long it takes until all that was heard before is looked at is the `lag`.
-* By the clock it scans though nothing is known to be lost: rarely where the watch hears of everything, often where
-  other nodes or layers change the files (filesystem.py).
 """
 
 from __future__ import annotations
@@ -19,17 +17,16 @@ import time
 from io import FileIO
 from typing import Any
 
-from storekeeper.errors import DiskFailed
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config
-from storekeeperd.entries import MARKER
 from storekeeperd.filesystem import FileSystem, find, open_mounts
 from storekeeperd.heartbeat import Heartbeat
 from storekeeperd.home import Home
 from storekeeperd.index import Index
 from storekeeperd.loop import EXCEPTIONAL, READ, Loop, Timer
-from storekeeperd.scanner import Report, Scanner
+from storekeeperd.scanner import Scanner
+from storekeeperd.scans import LATE_S, Scans
 from storekeeperd.service import Service
 from storekeeperd.sizing import Sizing
 from storekeeperd.watcher import DEAF, GONE, MOVED, OVERFLOW, Heard, Watcher, WatchRefused
@@ -43,14 +40,9 @@ REPLACED = "directory_replaced"
 RENEWED = "watch_renewed"
 """The watch was made anew: what happened between the old one and the new one is not known."""
 
-_FAILED_S = 1.0
 _QUIET_S = 0.9
-_LATE_S = 0.05
-"""Some kernels (5.3 to 5.16) report a delete before lstat(2) and readdir(3) see it; that long is looked again."""
 _WATCH_AGAIN_S = 30.0
 _DEAF_MAX = 3
-_TIMES_SCAN = 20
-"""A scan by the clock comes no oftener than this many times its own length: at most a twentieth of a core."""
 
 
 class Reconciler:
@@ -82,10 +74,9 @@ class Reconciler:
         self._loop = loop
         self._home = home
         self._watcher = watcher
-        self._scanner = scanner
+        self._scans = Scans(config, loop, scanner, service, index, coherence, sizing, self.check)
         self._service = service
         self._barriers: Barriers = service.barriers
-        self._index = index
         self._coherence = coherence
         self._sizing = sizing
         self.file_system: FileSystem = find(config.store)
@@ -98,17 +89,8 @@ class Reconciler:
         self._watch_again_at = 0.0
         self._heartbeat = Heartbeat(coherence)
         self._mounts: FileIO | None = None
-        self._scan_at = 0.0
         self._heard_at = 0.0
-        self._lost_at = 0.0  # the first loss since the last scan began; 0: none
-        self._timed_scan_at = 0.0
-        self._scan_timer: Timer | None = None
         self._late_timer: Timer | None = None
-        self._last_scan: dict[str, Any] = {}
-        self._report = Report()
-        self._scan_error = ""
-        self._foreign: dict[str, int] = {}
-        self._foreign_of = 0  # the scan that they were counted after
 
     def start(self) -> None:
         """Begins to watch; the first scan begins with the next turn."""
@@ -118,7 +100,7 @@ class Reconciler:
 
     def close(self, timeout_s: float) -> None:
         """Ends the watch, and the scan that runs. Waits for its thread, but no longer than `timeout_s`."""
-        self._scanner.close(timeout_s)
+        self._scans.close(timeout_s)
         self._unwatch()
         if self._mounts is not None:
             self._mounts.close()
@@ -127,16 +109,13 @@ class Reconciler:
 
     def turn(self) -> None:
         """Does what is due in this turn of the loop."""
-        if self._scanner.running:
-            self._take_scanned()
+        self._scans.turn()
         if self._barriers.unheard:
             self._take_in(self._watcher.take(everything=True))
             self._barriers.heard()
         if self._home.ground.denied and not self._service.store_away:
             self.check()
         self._heartbeat.turn()
-        if self._coherence.wants_scan and not (self._scanner.running or self._service.store_away):
-            self._start_scan()
 
     def tick(self) -> None:
         """Does what is due every second."""
@@ -148,9 +127,7 @@ class Reconciler:
         self.check()
         if self._home.beats > beats and self._arms == arms and self._watching:
             self._heartbeat.sent()  # else the watch is a new one, or none, and hears nothing of it
-        if self._last_scan and time.monotonic() >= self._timed_scan_at and not self._coherence.scanning:
-            self._timed_scan_at = time.monotonic() + self._scan_every_s
-            self._coherence.want_scan()
+        self._scans.tick()
 
     # -- what is heard
 
@@ -169,7 +146,7 @@ class Reconciler:
         if heard.names:
             self._coherence.hear(heard.names, heard.deleted)
             if self._coherence.wants_second_looks and self._late_timer is None:
-                self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
+                self._late_timer = self._loop.call_later(LATE_S, self._look_again)
         if heard.beat:
             self._heartbeat.heard()
         for kind in dict.fromkeys(heard.losses):
@@ -182,20 +159,14 @@ class Reconciler:
             self._sound = False
         if kind not in (OVERFLOW, RENEWED):
             self._armed = []
-        self._put_off_scan()
+        self._scans.put_off()
         self._heartbeat.may_be_lost()
-
-    def _put_off_scan(self) -> None:
-        """Lets a moment pass between a loss and its scan; but losses that never end do not put it off for ever."""
-        now = time.monotonic()
-        self._lost_at = self._lost_at or now
-        self._scan_at = max(self._scan_at, min(now + _LATE_S, self._lost_at + 10 * _LATE_S))
 
     def _look_again(self) -> None:
         self._late_timer = None
         self._coherence.ask_second_looks()
         if self._coherence.wants_second_looks:
-            self._late_timer = self._loop.call_later(_LATE_S, self._look_again)
+            self._late_timer = self._loop.call_later(LATE_S, self._look_again)
 
     def _take_for_deaf(self) -> None:
         """The last beat was not heard of, though nothing more is there to be heard."""
@@ -249,12 +220,6 @@ class Reconciler:
     def _watching(self) -> bool:
         return self._coherence.watched
 
-    @property
-    def _scan_every_s(self) -> float:
-        limits = self._config.limits
-        every_s = limits.audit_interval_s if self._barriers.exact else limits.scan_interval_s
-        return max(every_s, _TIMES_SCAN * float(self._last_scan.get("seconds", 0)))
-
     def _arm(self) -> None:
         """Watches the directories. Without a watch the daemon serves on, and looks at the file for every answer."""
         self._unwatch()
@@ -280,7 +245,7 @@ class Reconciler:
         self._loop.watch(self._listened, READ, self._hear)
         self._coherence.watched = True
         self._barriers.exact = mode == "inotify" or self.file_system.local
-        if self._last_scan or self._coherence.scanning:
+        if self._scans.begun:
             self._lose(RENEWED)
 
     def _unwatch(self) -> None:
@@ -301,97 +266,23 @@ class Reconciler:
             log.error("not watching %s, every answer is looked up: %s", self._config.store, reason)
         self._refused = reason
 
-    # -- scans
-
-    def _start_scan(self) -> None:
-        now = time.monotonic()
-        if now < self._scan_at:
-            if self._scan_timer is None:
-                self._scan_timer = self._loop.call_later(self._scan_at - now, self._wake_for_scan)
-            return
-        self._lost_at = 0.0
-        self._coherence.begin_scan()
-        self._scanner.start()
-
-    def _wake_for_scan(self) -> None:
-        self._scan_timer = None  # the turn that follows starts it
-
-    def _take_scanned(self) -> None:
-        chunk = self._scanner.take()
-        if chunk is None:
-            return
-        if isinstance(chunk, Report):
-            self._end_scan(chunk)
-            return
-        self._coherence.scanned(chunk.objects)
-        if chunk.doubtful:
-            self._coherence.scanned_doubtful(chunk.doubtful)
-        self._loop.wake()  # others have their turn, then more of it
-
-    def _end_scan(self, report: Report) -> None:
-        pause_s = max(self._config.limits.rescan_delay_s, report.seconds / 2)
-        self._scan_at = max(self._scan_at, time.monotonic() + pause_s)
-        self._coherence.end_scan(complete=report.complete)
-        if report.complete:
-            self._report = report
-            self._sweep()
-            self._scan_error = ""
-        else:
-            self._fail_scan(report.error)
-
-    def _fail_scan(self, error: str) -> None:
-        self._scan_at = time.monotonic() + _FAILED_S
-        if error != self._scan_error:
-            log.error("%s cannot be scanned, nothing is concluded from that: %s", self._config.store, error)
-        self._scan_error = error
-        self.check()
-        self._barriers.fail(DiskFailed(f"the store's directory cannot be read: {error}; exists, get and put go on"))
-
-    def _sweep(self) -> None:
-        if self._coherence.sweep():
-            self._loop.call_later(0, self._sweep)
-            return
-        report = self._report
-        self._last_scan = {"at": round(time.time(), 3), "seconds": round(report.seconds, 3), "names": report.names}
-        self._timed_scan_at = time.monotonic() + self._scan_every_s
-        self._sizing.begin()
-
     # -- what is told
 
     def status(self) -> dict[str, Any]:
         """Returns what `status` tells of the watch and the scans."""
-        foreign = self._count_foreign()
         return {
             "lag_ms": round(self._heartbeat.lag_s * 1000, 3),
-            "scanning": self._coherence.scanning,
-            "scan_names": self._scanner.report.names,
-            "last_scan": self._last_scan,
-            "scan_every_s": round(self._scan_every_s, 3),
             "watch": self._watch_state(),
             "file_system": self.file_system.kind,
-            "foreign": sum(foreign.values()),
-            "foreign_kinds": foreign,
+            **self._scans.status(),
         }
-
-    def _count_foreign(self) -> dict[str, int]:
-        """Returns how many entries are no objects, by kind, as of the last scan."""
-        if self._foreign_of != self._coherence.scans:
-            self._foreign_of = self._coherence.scans
-            foreign = self._report.foreign.copy()
-            foreign.update(
-                "marker" if name.endswith(MARKER) else "unknown"
-                for name in self._report.doubtful
-                if not self._index.has(name)
-            )
-            self._foreign = {kind: count for kind, count in foreign.items() if count > 0}
-        return self._foreign
 
     def summary(self) -> str:
         """Returns a few words for systemd's status line."""
         if self._service.store_away:
             return "store away"
         if self._coherence.scanning:
-            return f"scanning, {self._scanner.report.names} names so far"
+            return f"scanning, {self._scans.names} names so far"
         return "coherent" if self._coherence.coherent else "every answer is looked up"
 
     def _watch_state(self) -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from storekeeper.errors import StorekeeperError
+from storekeeper.errors import StoreUnavailable
 from storekeeperd import entries
 from storekeeperd.disk import Disk
 from storekeeperd.entries import Sorted
@@ -40,6 +40,10 @@ class Report:
     foreign: Counter[str] = field(default_factory=Counter)
     doubtful: list[bytes] = field(default_factory=list)
     error: str = ""
+
+
+WENT_AWAY = "the store went away"
+"""The error of a scan whose directory was not there."""
 
 
 class Scanner:
@@ -128,8 +132,8 @@ class Scanner:
             error = ""
         except OSError as failure:
             error = failure.strerror or str(failure)
-        except StorekeeperError as failure:
-            error = str(failure)
+        except StoreUnavailable:
+            error = WENT_AWAY
         finally:
             self._chunks.put((error, time.monotonic() - started))
             self._wake()
