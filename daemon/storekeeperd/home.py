@@ -137,8 +137,30 @@ class Home:
                     left.unlink()
 
     def _take_lock(self) -> None:
-        # Not for writing: as long as a file is open for that, its file system cannot be made read-only.
-        lock = os.open(self.folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Not for writing: as long as a file is open for that, its file system cannot be made read-only. But flock(2)
+        # on NFS, which makes it a lock of fcntl(2), takes nothing less.
+        try:
+            lock = self._lock_file(os.O_RDONLY)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            lock = self._lock_file(os.O_RDWR)
+        held = os.fstat(lock)
+        text = f"pid {os.getpid()} uid {os.geteuid()}\n"
+        try:
+            if not os.path.samestat(os.stat(self.folder / "lock"), held):
+                raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
+            (self.folder / "lock").write_text(text)
+        except BaseException:
+            os.close(lock)
+            raise
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = lock
+        self.ground.witness = held.st_dev, held.st_ino
+
+    def _lock_file(self, flags: int) -> int:
+        lock = os.open(self.folder / "lock", flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -148,12 +170,7 @@ class Home:
         except BaseException:
             os.close(lock)
             raise
-        (self.folder / "lock").write_text(f"pid {os.getpid()} uid {os.geteuid()}\n")
-        if self._lock >= 0:
-            os.close(self._lock)
-        self._lock = lock
-        held = os.fstat(lock)
-        self.ground.witness = held.st_dev, held.st_ino
+        return lock
 
     def _identify(self) -> str:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
