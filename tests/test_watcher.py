@@ -507,3 +507,20 @@ def test_the_descriptor_is_ready_when_there_is_something_to_take(watcher: Watche
 
 def test_a_watcher_needs_no_thread(watcher: Watcher) -> None:
     assert [each.name for each in threading.enumerate() if "notify" in type(each).__name__.lower()] == []
+
+
+def test_a_directory_above_the_store_that_is_renamed_is_heard_of(tmp_path: Path) -> None:
+    store = tmp_path / "one" / "two" / "store"
+    (store / ".storekeeper").mkdir(parents=True)
+    watcher = Watcher(store, [b""])
+    try:
+        watcher.arm()
+        (tmp_path / "one" / "other").mkdir()  # what happens in it is nobody's business
+        (tmp_path / "one" / "two" / "file").touch()
+        assert watcher.take(everything=True) == Heard()
+        (tmp_path / "one").rename(tmp_path / "moved")
+        assert watcher.take(everything=True) == Heard(moved_above=True)
+        (tmp_path / "moved").rename(tmp_path / "one")
+        assert watcher.take(everything=True).moved_above
+    finally:
+        watcher.close()

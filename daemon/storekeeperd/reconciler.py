@@ -136,6 +136,8 @@ class Reconciler:
 
     def _take_in(self, heard: Heard) -> None:
         self._note(heard)
+        if heard.moved_above:
+            self.check()
         if heard.losses and heard.losses != [OVERFLOW]:
             self._watch_again_at = 0.0
             self.check()

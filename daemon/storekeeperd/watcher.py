@@ -10,8 +10,9 @@ Owns the watches. Knows nothing of the index: a watcher event is a question, nev
 distinct names, so a storm of events on few names stays small. Watches ask for neither opens nor reads of objects:
 readers cause no events.
 
-One more directory is watched, our own folder, for the one event that only we cause: the marker is opened once a second
-(home.py). If that is not heard of, nothing else would be: the watch is deaf.
+Our own folder is watched, too, for the one event that only we cause: the marker is opened once a second (home.py). If
+that is not heard of, nothing else would be: the watch is deaf. And of the directories above the store it is heard if
+one moves: then the path leads elsewhere, and the store itself says nothing.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ _OBJECTS = Mask(
     | InotifyConstants.IN_ONLYDIR
 )
 _BEAT = Mask(InotifyConstants.IN_OPEN | InotifyConstants.IN_ONLYDIR)
+# Of the directories above the store only that they move themselves: nothing of what happens in them.
+_ABOVE = Mask(InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_ONLYDIR)
 _OVERFLOWED = InotifyConstants.IN_Q_OVERFLOW
 _IGNORED = InotifyConstants.IN_IGNORED
 
@@ -97,12 +100,14 @@ class Heard:
         deleted: those of them that were deleted or moved away, maybe among other things.
         losses: kinds of what was lost.
         beat: whether our own opening of the marker was heard of.
+        moved_above: whether a directory above the store was renamed or removed.
     """
 
     names: dict[bytes, None] = field(default_factory=dict)
     deleted: dict[bytes, None] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
     beat: bool = False
+    moved_above: bool = False
 
 
 class Watcher:
@@ -118,6 +123,7 @@ class Watcher:
         self._prefixes = tuple(prefixes)
         self._watched: dict[int, bytes] = {}  # watch -> prefix
         self._beat_watch = -1
+        self._above: set[int] = set()
         self._inotify: InotifyFD | None = None
 
     def arm(self) -> None:
@@ -142,6 +148,9 @@ class Watcher:
         except OSError as error:
             self.close()
             raise WatchRefused(_advice(error)) from None
+        for directory in Path(os.fsdecode(os.path.realpath(self._store))).parents:
+            with contextlib.suppress(OSError):  # it may not be read, or there are no watches left: a check tells, later
+                self._above.add(_add(inotify, os.fsencode(directory), _ABOVE))
 
     @property
     def descriptor(self) -> int:
@@ -205,6 +214,8 @@ class Watcher:
     def _understand_other(self, watch: int, mask: int, name: bytes, heard: Heard) -> None:
         if mask & _OVERFLOWED:
             heard.losses.append(OVERFLOW)
+        elif watch in self._above:
+            heard.moved_above = True
         elif watch == self._beat_watch:
             if mask & _IGNORED:
                 self._beat_watch = -1
@@ -216,6 +227,7 @@ class Watcher:
         """Ends the watches."""
         self._watched = {}
         self._beat_watch = -1
+        self._above = set()
         if self._inotify is not None:
             self._inotify.close()
             if self._inotify._is_reading:  # its thread never ran: it would have closed them
