@@ -94,7 +94,7 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
     looking = coherence._looking.get(KEY)
     return (
         replace(outside, looks=tuple((rank[number], seen) for number, seen in outside.looks)),
-        None if entry is None else (entry & 0xFF == index._mark, entry >> 8),
+        None if entry is None else (entry & 0xFFFF == index._mark, entry >> 16),
         index._only_confirmed,
         min(coherence.epoch - coherence.clean, 3),
         coherence.coherent,

@@ -1004,3 +1004,13 @@ def test_forgotten_doubts_are_left_alone(coherence: Coherence) -> None:
     coherence.forget(forgotten)
     look(coherence, coherence.take_questions(1)[0], 3)
     assert (forgotten, kept) == ({b"k"}, set())
+
+
+def test_a_look_that_fails_leaves_the_name_in_doubt_for_who_waits(coherence: Coherence) -> None:
+    coherence.ask(b"k")
+    doubts = coherence.doubts()
+    look(coherence, b"k", UNSEEN)
+    assert doubts == {b"k"}
+    coherence.retry_unanswered()
+    look(coherence, b"k", 3)
+    assert doubts == set()

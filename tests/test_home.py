@@ -20,7 +20,17 @@ import pytest
 
 from storekeeper.errors import StoreUnavailable
 from storekeeperd import home as home_module
-from storekeeperd.home import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_NOPERM, EX_TEMPFAIL, Home, StartError
+from storekeeperd.home import (
+    EX_CANTCREAT,
+    EX_DATAERR,
+    EX_IOERR,
+    EX_NOINPUT,
+    EX_NOPERM,
+    EX_TEMPFAIL,
+    FOLDER,
+    Home,
+    StartError,
+)
 from storekeeperd.watcher import Watcher
 
 NOBODY = 65_533
@@ -685,10 +695,10 @@ def test_the_features_are_what_works(enter: Callable[..., Home]) -> None:
 def test_a_file_system_without_unnamed_files_will_do(
     enter: Callable[..., Home], break_os: Callable[..., None], number: int
 ) -> None:
-    def without(path: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+    def without(path: os.PathLike[str], flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(number, os.strerror(number))
-        return os.open(path, flags, mode)
+        return os.open(path, flags, mode, dir_fd=dir_fd)
 
     break_os(open=without)
     home = enter()
@@ -699,10 +709,10 @@ def test_a_file_system_without_unnamed_files_will_do(
 def test_a_probe_that_fails_for_another_reason_is_told(
     enter: Callable[..., Home], break_os: Callable[..., None], store: Path
 ) -> None:
-    def failing(path: os.PathLike[str], flags: int, mode: int = 0o777) -> int:
+    def failing(path: os.PathLike[str], flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.open(path, flags, mode)
+        return os.open(path, flags, mode, dir_fd=dir_fd)
 
     break_os(open=failing)
     assert refused(store).status == EX_IOERR
@@ -740,3 +750,99 @@ def test_what_the_system_refuses_is_told_and_the_lock_given_back(
     assert os.strerror(number) in str(error)
     break_os()
     enter()
+
+
+# -- what an attack found: who may write into the store's directory must not lead the daemon to other files
+
+
+def foreign(tmp_path: Path) -> Path:
+    """Gives a folder with a file that is none of the daemon's business."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    (folder / "file").write_text("precious")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["lock", "store"])
+def test_a_link_in_our_folder_is_not_written_through(name: str, tmp_path: Path) -> None:
+    store, victim = tmp_path / "s", foreign(tmp_path) / "file"
+    Home(store).leave()
+    (store / FOLDER / name).unlink()
+    (store / FOLDER / name).symlink_to(victim)
+    with pytest.raises(StartError):
+        Home(store)
+    assert victim.read_text() == "precious"
+    assert stat.S_IMODE(victim.stat().st_mode) != 0o444
+
+
+def test_a_link_in_place_of_a_private_file_is_not_written_through(tmp_path: Path) -> None:
+    store, victim = tmp_path / "s", foreign(tmp_path) / "file"
+    home = Home(store)
+    try:
+        (store / FOLDER / "tmp" / "store").symlink_to(victim)
+        (store / FOLDER / "store").unlink()
+        assert home.check(quiet=True)
+        assert json.loads((store / FOLDER / "store").read_text())["uuid"] == home.store_id
+        assert victim.read_text() == "precious"
+    finally:
+        home.leave()
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "at start"])
+def test_a_link_in_place_of_the_private_folder_empties_no_other(running: bool, tmp_path: Path) -> None:
+    store, victim = tmp_path / "s", foreign(tmp_path)
+    home = Home(store)
+    if not running:
+        home.leave()
+    (store / FOLDER / "tmp").rmdir()
+    (store / FOLDER / "tmp").symlink_to(victim)
+    try:
+        if running:
+            (store / FOLDER / "lock").unlink()
+            assert not home.check(quiet=True, unmoved=True)
+        else:
+            with pytest.raises(StartError):
+                Home(store)
+    finally:
+        home.leave()
+    assert os.listdir(victim) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["lock", "store", "address"])
+def test_a_fifo_in_our_folder_hangs_nothing(name: str, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    home = Home(store)
+    try:
+        home.announce("ipc:///nowhere")
+        (store / FOLDER / name).unlink()
+        os.mkfifo(store / FOLDER / name)
+        os.mkfifo(store / FOLDER / "tmp" / "store")
+        assert home.check(quiet=True, unmoved=True) is (name != "lock")
+    finally:
+        home.leave()
+
+
+def test_a_namespace_is_no_link_to_another_folder(tmp_path: Path) -> None:
+    store, victim = tmp_path / "s", foreign(tmp_path)
+    home = Home(store, ("team",))
+    try:
+        (store / "team").rmdir()
+        (store / "team").symlink_to(victim)
+        assert not home.check(quiet=True)
+        (store / "team").unlink()
+        assert home.check(quiet=True)
+        assert (store / "team").is_dir()
+    finally:
+        home.leave()
+    (store / "team").rmdir()
+    (store / "team").symlink_to(victim)
+    with pytest.raises(StartError):
+        Home(store, ("team",))
+
+
+def test_a_marker_without_end_is_read_for_a_little_while(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    Home(store).leave()
+    os.truncate(store / FOLDER / "store", 1 << 40)
+    with pytest.raises(StartError):
+        Home(store)

@@ -275,3 +275,15 @@ def test_the_totals_stay_true_whatever_happens() -> None:
     assert {name: index.size(name) for name in index.names()} == sizes
     assert set(index.unsized(names)) == {name for name, size in sizes.items() if size < 0} | doubted
     assert set(index.unmarked(names)) == {name for name in sizes if marks[name] != generation}
+
+
+def test_no_number_of_scans_that_fail_makes_an_old_entry_look_confirmed() -> None:
+    index = Index()
+    index.next_mark()
+    index.confirm([b"scanned"])
+    index.assign(b"looked", 5)
+    for _ in range(2 * (1 << 16) + 10):
+        index.next_mark()
+        assert len(index.unmarked([b"scanned", b"looked"])) == 2
+    assert index.size(b"looked") == 5
+    assert index.size(b"scanned") == -1

@@ -17,6 +17,9 @@ from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 
+_DOUBTS_MAX = 4
+"""Sets of names in doubt at once: each may be as large as the store. Who comes later waits for one of them to empty."""
+
 Verb = Callable[[Peer, wire.Request], None]
 
 
@@ -27,6 +30,7 @@ class _Waiter:
     then: Verb
     heard: bool
     sizes: bool
+    cost_bytes: int
     epoch: int = 0
     scan: int = 0
     refused: bool = False
@@ -51,11 +55,11 @@ class Barriers:
         self._guarded = guarded
         self._waiting: list[_Waiter] = []
 
-    def hold(self, peer: Peer, request: wire.Request, then: Verb, *, sizes: bool = False) -> None:
+    def hold(self, peer: Peer, request: wire.Request, then: Verb, *, sizes: bool = False, cost_bytes: int = 0) -> None:
         """Answers a request by `then(peer, request)`: at once if the index may be believed, else when it may.
 
         With the option `fresh` it waits for all that was done to the directory before; and, with `sizes`, until every
-        object was looked at.
+        object was looked at. `cost_bytes` is about what the answer takes, and is owed to the peer until then.
         """
         coherence = self._coherence
         fresh = request.options.get("fresh", False)
@@ -63,26 +67,33 @@ class Barriers:
             then(peer, request)
             return
         heard = not (fresh and coherence.watched and self.exact)
-        waiter = _Waiter(peer, request, then, heard, fresh and sizes, coherence.epoch)
+        waiter = _Waiter(peer, request, then, heard, fresh and sizes, cost_bytes, coherence.epoch)
         if not coherence.watched or (fresh and not self.exact):
             waiter.scan = coherence.want_scan()
         peer.owed_requests += 1
+        peer.owed_bytes += cost_bytes
         self._waiting.append(waiter)
+
+    @property
+    def wants_sizes(self) -> bool:
+        """Whether somebody waits for every object to be looked at."""
+        return any(waiter.sizes for waiter in self._waiting)
 
     @property
     def unheard(self) -> bool:
         """Whether somebody waits for what the kernel has queued to be read; then `heard` is to be called."""
-        return any(not waiter.heard for waiter in self._waiting)
+        return self._coherence.doubts_out < _DOUBTS_MAX and any(not waiter.heard for waiter in self._waiting)
 
     def heard(self) -> None:
         """Takes that everything which the kernel had to tell was read and asked about."""
         unheard = [waiter for waiter in self._waiting if not waiter.heard]
         if any(waiter.sizes for waiter in unheard):
             self._coherence.ask_young()
+        doubts = self._coherence.doubts() if unheard else set()
         for waiter in unheard:
             waiter.heard = True
             waiter.epoch = self._coherence.epoch
-            waiter.doubts = self._coherence.doubts()
+            waiter.doubts = doubts
 
     def fail(self, error: StorekeeperError) -> None:
         """Answers the requests that wait for a scan with an error: there is none that comes to its end."""
@@ -103,10 +114,14 @@ class Barriers:
         over = [waiter for waiter in self._waiting if waiter.peer.gone or self._is_over(waiter)]
         if not over:
             return
-        self._waiting = [waiter for waiter in self._waiting if waiter not in over]
+        answered = set(map(id, over))
+        self._waiting = [waiter for waiter in self._waiting if id(waiter) not in answered]
+        awaited = {id(waiter.doubts) for waiter in self._waiting}
         for waiter in over:
-            self._coherence.forget(waiter.doubts)
+            if id(waiter.doubts) not in awaited:
+                self._coherence.forget(waiter.doubts)
             waiter.peer.owed_requests -= 1
+            waiter.peer.owed_bytes -= waiter.cost_bytes
             if not waiter.peer.gone:
                 self._guarded(waiter.peer, waiter.request, waiter.then)
 

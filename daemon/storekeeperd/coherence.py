@@ -171,7 +171,9 @@ class Coherence:
         if fate == _AGAIN:
             self.ask(name)
             return
-        if seen != UNSEEN and self._unanswered:
+        if seen == UNSEEN:  # still in doubt
+            return
+        if self._unanswered:
             self._answered(name)
         if seen == ABSENT and (self._deleted or self._deleted_before):
             self._deleted.pop(name, None)
@@ -234,6 +236,11 @@ class Coherence:
         if doubts:
             self._doubts.append(doubts)
         return doubts
+
+    @property
+    def doubts_out(self) -> int:
+        """How many sets of `doubts` are not given back."""
+        return len(self._doubts)
 
     def forget(self, doubts: set[bytes]) -> None:
         """Takes back a set that `doubts` handed out."""

@@ -15,7 +15,9 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,8 @@ EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM
 )  # fmt: skip
 
 
+_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_SMALL_BYTES = 4096
 _NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
@@ -102,7 +106,7 @@ class Home:
         root = self.ground.adopt()
         try:
             self._furnish(root)
-            self._check_devices(root)
+            self._check_folders(root)
         finally:
             os.close(root)
         self._clear()
@@ -114,27 +118,32 @@ class Home:
     def _furnish(self, root: int) -> None:
         """Makes the folders that must be there, if they are not."""
         for name in (TEMPORARY, *self._namespaces):
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=root)
-            except FileExistsError as error:
-                path = self.store / name
-                if not path.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
 
-    def _check_devices(self, root: int) -> None:
-        """Raises unless the namespaces lie on the store's own file system: nothing can be linked into another one."""
+    def _check_folders(self, root: int) -> None:
+        """Raises unless what is there of them are folders, no links, on the store's own file system.
+
+        Nothing can be linked into another file system; and a link would lead us to somebody else's files.
+        """
         device = os.fstat(root).st_dev
-        for name in self._namespaces:
-            with contextlib.suppress(FileNotFoundError):
-                if os.stat(name, dir_fd=root).st_dev != device:
-                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), self.store / name)
+        for name in (FOLDER, TEMPORARY, *self._namespaces):
+            try:
+                found = os.stat(name, dir_fd=root, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            path = self.store / name
+            if not stat.S_ISDIR(found.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            if found.st_dev != device:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
 
     def _clear(self) -> None:
         """Removes files that were not published: their writers are gone."""
-        with contextlib.suppress(FileNotFoundError):
-            for left in self.private.iterdir():
-                if not left.is_dir():
-                    left.unlink()
+        with contextlib.suppress(FileNotFoundError), _opened(self.private) as private:
+            for name in os.listdir(private):
+                with contextlib.suppress(IsADirectoryError, PermissionError):
+                    os.unlink(name, dir_fd=private)
 
     def _take_lock(self) -> None:
         # Not for writing: as long as a file is open for that, its file system cannot be made read-only. But flock(2)
@@ -146,11 +155,12 @@ class Home:
                 raise
             lock = self._lock_file(os.O_RDWR)
         held = os.fstat(lock)
-        text = f"pid {os.getpid()} uid {os.geteuid()}\n"
         try:
-            if not os.path.samestat(os.stat(self.folder / "lock"), held):
-                raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
-            (self.folder / "lock").write_text(text)
+            with _opened(self.folder) as folder:
+                if not os.path.samestat(os.stat("lock", dir_fd=folder, follow_symlinks=False), held):
+                    raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
+                if held.st_nlink == 1:  # else it is somebody's file, too
+                    _overwrite("lock", folder, f"pid {os.getpid()} uid {os.geteuid()}\n")
         except BaseException:
             os.close(lock)
             raise
@@ -160,8 +170,11 @@ class Home:
         self.ground.witness = held.st_dev, held.st_ino
 
     def _lock_file(self, flags: int) -> int:
-        lock = os.open(self.folder / "lock", flags | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with _opened(self.folder) as folder:
+            lock = os.open("lock", flags | os.O_CREAT | _CAREFUL, 0o644, dir_fd=folder)
         try:
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                raise StartError(f"{self.folder}/lock is no file: remove it and start again", EX_DATAERR)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
@@ -176,7 +189,7 @@ class Home:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
         path = self.folder / "store"
         try:
-            known = json.loads(path.read_text("utf-8"))
+            known = json.loads(_read(path))
             version, store_id = known["format"], str(known["uuid"])
             uuid.UUID(store_id)
         except FileNotFoundError:
@@ -248,7 +261,7 @@ class Home:
         try:
             # A damaged marker speaks for nothing and against nothing: the lock is ours.
             ours = self.read_marker() in (self.store_id, None, "")
-            self._check_devices(root)
+            self._check_folders(root)
             if ours and quiet:
                 self._restore(root)
             return ours
@@ -274,20 +287,17 @@ class Home:
     def read_marker(self) -> str | None:
         """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
         try:
-            marker = os.open(self.folder / "store", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            text = _read(self.folder / "store")
+            self.beats += 1
+            return str(json.loads(text)["uuid"])
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError, KeyError, RecursionError, IsADirectoryError):
+            return ""
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EAGAIN):  # a link, a socket, a fifo
                 return ""
             raise
-        self.beats += 1
-        try:
-            return str(json.loads(os.read(marker, 4096))["uuid"])
-        except (ValueError, TypeError, KeyError, RecursionError, IsADirectoryError, BlockingIOError):
-            return ""
-        finally:
-            os.close(marker)
 
     def _take_again(self, quiet: bool, unmoved: bool) -> bool:
         """Takes the lock of a directory that is ours by its marker, or because it cannot be another."""
@@ -332,13 +342,44 @@ class Home:
 
     def _write_file(self, name: str, text: str) -> None:
         """Writes a small file whole: private name, fsync, rename."""
-        private = self.private / name
-        with open(private, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.rename(private, self.folder / name)
+        with _opened(self.private) as private, _opened(self.folder) as folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=private)
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600, dir_fd=private)
+            try:
+                os.write(file, text.encode())
+                os.fchmod(file, 0o644)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.rename(name, name, src_dir_fd=private, dst_dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    """Gives a descriptor of a folder of ours, which is no link to another one."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _overwrite(name: str, folder: int, text: str) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_TRUNC | _CAREFUL, dir_fd=folder)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+
+
+def _read(path: Path) -> bytes:
+    """Returns a small file of ours: not through a link, not from a fifo, not more of it than there should be."""
+    file = os.open(path, os.O_RDONLY | _CAREFUL)
+    try:
+        return os.read(file, _SMALL_BYTES)
+    finally:
+        os.close(file)
 
 
 def _sync(directory: Path) -> None:

@@ -2,8 +2,8 @@
 
 Owns the table and its totals. Does not decide what is true: only coherence.py writes here, after a look or a scan.
 
-Each entry is one integer, `size << 9 | doubt << 8 | mark`: the size in bytes (-1 while nobody has looked), whether the
-size is from before a loss and may be out of date, and the mark of the scan that last confirmed the entry. Entries
+Each entry is one integer, `size << 17 | doubt << 16 | mark`: the size in bytes (-1 while nobody has looked), whether
+the size is from before a loss and may be out of date, and the mark of the scan that last confirmed the entry. Entries
 that a scan found but nobody looked at share one integer, so that a million of them cost no more than their names.
 """
 
@@ -16,10 +16,10 @@ from itertools import repeat
 
 from storekeeperd.operations import ABSENT
 
-_MARKS = 256
-_MARK = 0xFF
-_DOUBT = 0x100
-_SIZE_SHIFT = 9
+_MARKS = 1 << 16
+_MARK = _MARKS - 1
+_DOUBT = _MARKS
+_SIZE_SHIFT = 17
 
 
 @dataclass(slots=True)
@@ -110,7 +110,11 @@ class Index:
 
     def next_mark(self) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`."""
-        self._mark = (self._mark + 1) % _MARKS
+        self._mark += 1
+        if self._mark == _MARKS:  # once in 65,535 scans: entries that none of them confirmed must not look confirmed
+            self._mark = 1
+            for name, entry in self._entries.items():
+                self._entries[name] = entry & ~_MARK
         self._only_confirmed = not self._entries
 
     def confirm(self, names: Collection[bytes]) -> None:

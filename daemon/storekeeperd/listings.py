@@ -40,7 +40,8 @@ class Listings:
             self._go_on(peer, request)
             return
         self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
-        self._barriers.hold(peer, request, self._begin)
+        names = min(self._service.limits.list_names, self._service.objects)
+        self._barriers.hold(peer, request, self._begin, cost_bytes=names * wire.KEY_BYTES_MAX)
 
     def _begin(self, peer: Peer, request: wire.Request) -> None:
         space = self._service.prefix(request.options)

@@ -12,6 +12,7 @@ decides what follows from what they say. Runs in the loop and never waits. What 
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from io import FileIO
@@ -41,6 +42,10 @@ RENEWED = "watch_renewed"
 """The watch was made anew: what happened between the old one and the new one is not known."""
 
 _QUIET_S = 0.9
+_NOISE_S = 30.0
+"""A directory that is never quiet is healed after so long all the same."""
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
+"""Failures that are this process's, and say nothing of the store: what was true a second ago is kept."""
 _WATCH_AGAIN_S = 30.0
 _DEAF_MAX = 3
 
@@ -90,6 +95,7 @@ class Reconciler:
         self._heartbeat = Heartbeat(coherence)
         self._mounts: FileIO | None = None
         self._heard_at = 0.0
+        self._away_at = 0.0
         self._late_timer: Timer | None = None
 
     def start(self) -> None:
@@ -119,8 +125,9 @@ class Reconciler:
 
     def tick(self) -> None:
         """Does what is due every second."""
-        self._coherence.retry_unanswered()
-        self._sizing.tick()
+        if not self._service.store_away:
+            self._coherence.retry_unanswered()
+            self._sizing.tick()
         if self._heartbeat.overdue and not self._watcher.waiting_bytes:
             self._take_for_deaf()
         arms, beats = self._arms, self._home.beats
@@ -182,28 +189,35 @@ class Reconciler:
     def check(self) -> None:
         """Sees whether the store's directory is still there, and watched; watches it anew if not."""
         try:
-            quiet = time.monotonic() - self._heard_at >= _QUIET_S
-            there = self._home.check(quiet=quiet)
+            there = self._home.check(quiet=self._is_quiet())
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                quiet = time.monotonic() - self._heard_at >= _QUIET_S
-                unmoved = self._sound and quiet and self._home.stands_on(self._known[0])
+                unmoved = self._sound and self._is_quiet() and self._home.stands_on(self._known[0])
                 there = unmoved and self._home.check(quiet=True, unmoved=True)
             self._home.ground.denied = False
             if there == self._service.store_away:
                 self._change_presence(there)
             if there:
                 self._keep_watch()
-        except OSError as error:  # nothing can be told now; what was true a second ago is kept
+        except OSError as error:
             log.debug("cannot check %s: %s", self._config.store, error)
+            if error.errno not in _OURS and not self._service.store_away:
+                self._change_presence(False)  # a dead disk or network is no store
+
+    def _is_quiet(self) -> bool:
+        """Whether nothing happens in the directory, so that what is missing there may be made again."""
+        now = time.monotonic()
+        away_s = now - self._away_at if self._service.store_away else 0.0
+        return now - self._heard_at >= _QUIET_S or away_s >= _NOISE_S
 
     def _change_presence(self, there: bool) -> None:
-        self._service.store_away = not there
+        self._service.store_away = self._sizing.paused = not there
         if there:
             log.warning("%s is back", self._config.store)
             self._watch_again_at = 0.0
         else:
+            self._away_at = time.monotonic()
             log.error("%s is gone, or another directory stands there: refusing requests", self._config.store)
             self._lose(AWAY)
 
@@ -243,8 +257,8 @@ class Reconciler:
         self._refused = ""
         self._sound = True
         self._arms += 1
+        self._loop.watch(self._watcher.descriptor, READ, self._hear)
         self._listened = self._watcher.descriptor
-        self._loop.watch(self._listened, READ, self._hear)
         self._coherence.watched = True
         self._barriers.exact = mode == "inotify" or self.file_system.local
         if self._scans.begun:

@@ -74,7 +74,11 @@ class Scanner:
         assert self._thread is None
         self.report = Report()
         self._thread = threading.Thread(target=self._scan, name="storekeeperd-scanner", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system allows no more threads now
+            self._chunks.put((str(error), 0.0))
+            self._wake()
 
     @property
     def running(self) -> bool:
@@ -103,7 +107,8 @@ class Scanner:
 
     def _end(self, error: str, seconds: float) -> Report:
         assert self._thread is not None
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._thread = None
         report = self.report
         report.error, report.seconds = error, seconds
@@ -116,7 +121,7 @@ class Scanner:
         self._closing = True
         deadline = time.monotonic() + timeout_s
         while self._thread is not None and time.monotonic() < deadline:
-            if self.take() is None:
+            if self.take() is None and self._thread is not None and self._thread.ident is not None:
                 self._thread.join(0.01)
 
     def _scan(self) -> None:

@@ -90,6 +90,8 @@ class Scans:
 
     def tick(self) -> None:
         """Asks for the scans by the clock. To be called every second."""
+        if self._service.barriers.wants_sizes:
+            return  # a scan puts them in doubt again
         if self._last and time.monotonic() >= self._timed_at and not self._coherence.scanning:
             self._timed_at = time.monotonic() + self._every_s
             self._coherence.want_scan()

@@ -295,6 +295,11 @@ class Service:
             raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves {served}")
         return prefix
 
+    @property
+    def objects(self) -> int:
+        """How many objects there are, in all namespaces."""
+        return len(self._index)
+
     def names_of(self, prefix: bytes) -> list[bytes]:
         """Returns a copy of all names of a namespace. About 100 ms at a million."""
         if prefix:

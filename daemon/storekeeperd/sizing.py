@@ -25,6 +25,9 @@ class Sizing:
     Args:
         loop: where it takes its turns.
         index: what is looked through; coherence: where the questions go.
+
+    Attributes:
+        paused: nothing can be looked at now.
     """
 
     def __init__(self, loop: Loop, index: Index, coherence: Coherence) -> None:
@@ -33,6 +36,7 @@ class Sizing:
         self._coherence = coherence
         self._names: list[bytes] = []
         self._running = False
+        self.paused = False
 
     def begin(self) -> None:
         """Goes through all names there are now. Copies them: about 10 ms at a million."""
@@ -51,7 +55,7 @@ class Sizing:
             self._loop.call_later(_PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
-        if self._coherence.questions > _BUSY_NAMES:
+        if self.paused or self._coherence.questions > _BUSY_NAMES:
             self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
             return
         asked = self._coherence.ask_grown(_NAMES)
