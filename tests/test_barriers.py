@@ -121,12 +121,15 @@ def test_a_scan_repairs_nothing_before_its_leftovers_are_looked_at(bench: Bench)
     assert bench.answered == {b"1": []}
 
 
-def test_a_name_that_no_look_can_tell_of_holds_nobody_up_for_ever(bench: Bench) -> None:
+def test_a_name_that_no_look_can_tell_of_holds_up_only_what_must_be_fresh(bench: Bench) -> None:
     bench.look(b"k", UNSEEN)
     assert not bench.coherence.coherent
     bench.hold(b"1")
     bench.hold(b"2", fresh=True)
     bench.barriers.heard()
+    bench.barriers.proceed()
+    assert set(bench.answered) == {b"1"}
+    bench.look(b"k", 3)
     bench.barriers.proceed()
     assert set(bench.answered) == {b"1", b"2"}
 

@@ -181,8 +181,7 @@ class Coherence:
         if name in self._changing:  # what that change will bring may be older than this
             self._changing[name] = True
             return
-        for doubts in self._doubts:
-            doubts.discard(name)
+        self._settle(name)
 
     def looked_at_all(self, names: Iterable[bytes], number: int, seen: Iterable[int]) -> None:
         """Takes what one look at many names saw."""
@@ -232,7 +231,8 @@ class Coherence:
 
     def doubts(self) -> set[bytes]:
         """Returns the names in doubt now, as a set that empties as they are looked at; `forget` it afterwards."""
-        doubts = {*self._questions, *self._looking, *(name for name, asked in self._changing.items() if asked)}
+        changing = (name for name, asked in self._changing.items() if asked)
+        doubts = {*self._questions, *self._looking, *self._unanswered, *changing}
         if doubts:
             self._doubts.append(doubts)
         return doubts
@@ -267,8 +267,9 @@ class Coherence:
             self._unknown(name)
         else:
             self._assign(name, seen)
-            if not again:
+            if not again:  # the look is younger than every question
                 self._answered(name)
+                self._settle(name)
         if again or seen == UNSEEN:
             self.ask(name)
 
@@ -380,6 +381,10 @@ class Coherence:
     def _answered(self, name: bytes) -> None:
         self._unanswered.pop(name, None)
         self._judge()
+
+    def _settle(self, name: bytes) -> None:
+        for doubts in self._doubts:
+            doubts.discard(name)
 
     def _strike(self, name: bytes) -> None:
         """Takes a name off the list of those that a scan did not see."""
