@@ -6,8 +6,6 @@ Pure but for `load`, which reads one TOML file. Units stand in the names.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +143,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read or a setting is unknown or of the wrong type.
     """
+    import tomllib  # here, and not above: most daemons are given no file, and a start is short
+
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -182,6 +182,8 @@ def _check(settings: dict[str, Any], kinds: dict[str, type], prefix: str) -> Non
     for name, value in settings.items():
         kind = kinds.get(name)
         if kind is None:
+            import difflib
+
             near = difflib.get_close_matches(name, kinds, 1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown setting {prefix}{name}{hint}")
