@@ -23,7 +23,6 @@ import click
 import storekeeperd
 from storekeeper import address as addresses
 from storekeeperd import config as settings
-from storekeeperd.doctor import examine, how_watched
 from storekeeperd.home import EX_CONFIG, EX_NOINPUT, EX_OSERR, StartError
 from storekeeperd.keeper import Keeper
 
@@ -112,6 +111,8 @@ def doctor(store: Path, namespaces: tuple[str, ...], as_json: bool) -> None:
 
     Changes nothing, and needs no running daemon. Exit status 1 if there is anything to say, else 0.
     """
+    from storekeeperd.doctor import examine, how_watched  # a daemon's start needs none of it
+
     ill = False
     try:
         if not as_json:
