@@ -72,10 +72,12 @@ def fault(number: int) -> Callable[..., int]:
 
 @pytest.fixture
 def break_os(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives a function that replaces functions of `os`, for home.py alone."""
+    """Gives a function that replaces functions of `os`, for home.py and features.py alone."""
 
     def replace(**functions: Callable[..., int]) -> None:
-        monkeypatch.setattr(home_module, "os", types.SimpleNamespace(**{**vars(os), **functions}))
+        broken = types.SimpleNamespace(**{**vars(os), **functions})
+        monkeypatch.setattr(home_module, "os", broken)
+        monkeypatch.setattr("storekeeperd.features.os", broken)
 
     return replace
 

@@ -18,10 +18,10 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from storekeeper.errors import StoreUnavailable
+from storekeeperd.features import probe
 from storekeeperd.ground import Ground
 
 FOLDER = ".storekeeper"
@@ -45,21 +45,6 @@ class StartError(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What the store's file system can do.
-
-    Attributes:
-        unnamed_files: O_TMPFILE with a link afterwards.
-        attributes: user extended attributes.
-        read_nowait: reads from the page cache alone (RWF_NOWAIT).
-    """
-
-    unnamed_files: bool
-    attributes: bool
-    read_nowait: bool
 
 
 class Home:
@@ -111,7 +96,7 @@ class Home:
             os.close(root)
         self._clear()
         self.store_id = self._identify()
-        self.features = self._probe()
+        self.features = probe(self.private)
         for made in (self.store, self.store.parent):
             _sync(made)
 
@@ -204,26 +189,6 @@ class Home:
         if version != FORMAT:
             raise StartError(f"{self.store} has format {version}, this daemon knows format {FORMAT}", EX_DATAERR)
         return store_id
-
-    def _probe(self) -> Features:
-        """Makes a file the way objects are made, to see what works before anybody relies on it."""
-        unnamed_files = True
-        flags = os.O_RDWR | os.O_CLOEXEC
-        try:
-            probe = os.open(self.private, flags | os.O_TMPFILE, 0o600)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-                raise
-            unnamed_files = False
-            probe = os.open(self.private / "probe", flags | os.O_CREAT, 0o600)
-        try:
-            os.pwrite(probe, b"probe", 0)
-            attributes = _works(lambda: os.setxattr(probe, "user.storekeeper", b"probe"))
-            read_nowait = _works(lambda: os.preadv(probe, [bytearray(5)], 0, os.RWF_NOWAIT))
-        finally:
-            os.close(probe)
-            (self.private / "probe").unlink(missing_ok=True)
-        return Features(unnamed_files, attributes, read_nowait)
 
     def announce(self, address: str) -> None:
         """Records where the daemon listens."""
@@ -390,17 +355,6 @@ def _sync(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _works(attempt: object) -> bool:
-    assert callable(attempt)
-    try:
-        attempt()
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            raise
-        return False
-    return True
 
 
 def _start_error(store: Path, error: OSError) -> StartError:
