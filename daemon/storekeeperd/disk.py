@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +42,7 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
-from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, look, write_all
+from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, write_all
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -200,7 +199,7 @@ class Disk:
             if error.errno in _GONE:
                 return Outcome(b"absent", ABSENT)
             raise
-        if not stat.S_ISREG(found.st_mode) or (not found.st_size and name.endswith(entries.MARKER)):
+        if not is_object(name, found):
             return Outcome(b"absent", ABSENT)
         told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
         told.update(self._metadata(b"/proc/self/fd/%d/%s" % (root, name)))
@@ -255,7 +254,7 @@ class Disk:
                 return -1, ABSENT
             raise
         found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode) and (found.st_size or not name.endswith(entries.MARKER)):
+        if is_object(name, found):
             return descriptor, found.st_size
         os.close(descriptor)
         return -1, ABSENT

@@ -133,7 +133,7 @@ class Publisher:
                 pass
             try:
                 found = os.stat(name, dir_fd=root, follow_symlinks=False)
-                if not stat.S_ISREG(found.st_mode) or (not found.st_size and name.endswith(MARKER)):
+                if not is_object(name, found):
                     raise NotAnObject(
                         "a directory, link or other foreign entry holds that name in the store; "
                         "remove it or choose another key"
@@ -165,18 +165,17 @@ class Publisher:
 
 
 def look(name: bytes, root: int) -> int:
-    """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` otherwise.
-
-    An object is a regular file; but an empty one that is named as FileConnector names its markers is a marker.
-    """
+    """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
     try:
         found = os.stat(name, dir_fd=root, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
-    size = found.st_size
-    if not stat.S_ISREG(found.st_mode) or (not size and name.endswith(MARKER)):
-        return ABSENT
-    return size
+    return found.st_size if is_object(name, found) else ABSENT
+
+
+def is_object(name: bytes, found: os.stat_result) -> bool:
+    """Returns whether what was found under a name is an object: a regular file, but no marker of FileConnector."""
+    return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or not name.endswith(MARKER))
 
 
 def _metadata_of(origin: Origin) -> bytes:
