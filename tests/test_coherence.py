@@ -29,8 +29,8 @@ def scan(coherence: Coherence, *names: bytes) -> None:
         pass
 
 
-def look(coherence: Coherence, name: bytes, seen: int) -> None:
-    coherence.looked(name, coherence.start_look(name), seen)
+def look(coherence: Coherence, name: bytes, seen: int, *, recent: bool = False) -> None:
+    coherence.looked(name, coherence.start_look(name), seen, recent=recent)
 
 
 # -- questions
@@ -921,10 +921,49 @@ def test_what_we_made_ourselves_does_not_grow(coherence: Coherence) -> None:
     assert grown(coherence) == []
 
 
-def test_what_a_scan_found_is_not_young_for_its_first_look(coherence: Coherence) -> None:
-    scan(coherence, b"k")
-    look(coherence, b"k", 5)
+def test_what_a_scan_found_is_young_only_if_it_was_written_to_a_moment_before_its_first_look(
+    coherence: Coherence,
+) -> None:
+    scan(coherence, b"old", b"recent")
+    look(coherence, b"old", 5)
+    look(coherence, b"recent", 5, recent=True)
+    assert grown(coherence) == [b"recent"]
+    look(coherence, b"recent", 5, recent=True)
     assert grown(coherence) == []
+
+
+def test_a_file_that_a_scan_finds_before_it_is_heard_of_is_young(coherence: Coherence) -> None:
+    coherence.begin_scan()
+    coherence.scanned([b"k"])
+    coherence.hear({b"k": None}, {})
+    number = coherence.start_looks(coherence.take_questions(1))
+    coherence.looked_at_all([b"k"], number, [0], {b"k"})
+    assert grown(coherence) == [b"k"]
+
+
+def test_a_doubted_size_is_news_only_if_it_is_another(coherence: Coherence) -> None:
+    look(coherence, b"same", 3)
+    look(coherence, b"other", 3)
+    assert sorted(grown(coherence)) == [b"other", b"same"]
+    scan(coherence, b"same", b"other")
+    look(coherence, b"same", 3, recent=True)
+    look(coherence, b"other", 4)
+    assert grown(coherence) == [b"other"]
+
+
+def test_who_asks_about_the_young_does_not_get_a_look_that_is_under_way(coherence: Coherence) -> None:
+    look(coherence, b"k", 0)
+    coherence.age_young()
+    coherence.age_young()
+    assert coherence.ask_grown(1) == 1
+    number = coherence.start_looks(coherence.take_questions(1))
+    coherence.ask_young()  # it may have grown since that look was made
+    doubts = coherence.doubts()
+    coherence.looked_at_all([b"k"], number, [0])
+    assert doubts == {b"k"}
+    look(coherence, coherence.take_questions(1)[0], 5)
+    assert doubts == set()
+    assert grown(coherence) == [b"k"]
 
 
 # -- names in doubt, for those who wait

@@ -473,6 +473,6 @@ def test_everything_works_again_when_the_directory_is_back(disk: Disk, store: Pa
     assert do(disk, Look(b"k")).word == b"store_away"
     store.rmdir()
     away(store).rename(store)
-    assert do(disk, Look(b"k")) == Outcome(b"ok", 4)
+    assert do(disk, Look(b"k")).seen == 4
     assert do(disk, Survey([b"k", b"gone", b"n/k"])).payload == [4, ABSENT, 4]
     assert do(disk, Put(b"new", b"new", US, False, False)).word == b"created"

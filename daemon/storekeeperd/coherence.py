@@ -12,7 +12,8 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
 * The scan runs beside all this. It enters names it saw unless they were seen to go since it began, and what it did
   not see is looked at before it is believed gone.
 * A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up.
-* An object that came or grew behind our back may be written in place: its size is looked at until it stays the same.
+* An object that came or grew behind our back, or that a scan found and that was written to a moment before its first
+  look, may be written in place: its size is looked at until it stays the same.
 * A name that was deleted is looked at a second time, a little later, unless it was seen to be gone: some kernels (5.3
   to 5.16) report a delete before lstat(2) sees it.
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from storekeeperd.index import Index
+from storekeeperd.index import UNSIZED, Index
 from storekeeperd.operations import ABSENT, UNSEEN
 
 _SWEEP_NAMES = 20_000
@@ -65,6 +66,7 @@ class Coherence:
         self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
         self._growing: dict[bytes, None] = {}  # the same, since before the last second began
         self._grown: dict[bytes, None] = {}  # the same, for long enough to look again
+        self._measuring: dict[bytes, None] = {}  # the same, asked about; what the look under way sees may be old by now
         self._doubts: list[set[bytes]] = []  # handed out by `doubts`
         self._scan = 0  # number of the scan that runs; 0: none does
         self._scans_begun = 0
@@ -155,8 +157,15 @@ class Coherence:
         self._looking.update(dict.fromkeys(names, (self._last_look, _PLAIN)))
         return self._last_look
 
-    def looked(self, name: bytes, number: int, seen: int) -> None:
-        """Takes what a look saw. It counts only if no later one was started, nor a scan, nor an own change made."""
+    def looked(self, name: bytes, number: int, seen: int, *, recent: bool = False) -> None:
+        """Takes what a look saw. It counts only if no later one was started, nor a scan, nor an own change made.
+
+        Args:
+            name: what was looked at.
+            number: which look it was.
+            seen: size in bytes, ABSENT or UNSEEN.
+            recent: whether the file was written to a moment before.
+        """
         newest, fate = self._looking.get(name, _NO_LOOK)
         if newest != number:
             return
@@ -164,10 +173,15 @@ class Coherence:
         if fate == _VOID:
             self.ask(name)
             return
+        if self._measuring:
+            self._measuring.pop(name, None)
         if seen == UNSEEN:
             self._unknown(name)
-        elif self._assign(name, seen):
-            self._young[name] = None
+        else:
+            known = self._index.size(name)
+            self._assign(name, seen)
+            if seen not in (ABSENT, known) and (recent or known != UNSIZED):
+                self._young[name] = None
         if fate == _AGAIN:
             self.ask(name)
             return
@@ -183,11 +197,13 @@ class Coherence:
             return
         self._settle(name)
 
-    def looked_at_all(self, names: Iterable[bytes], number: int, seen: Iterable[int]) -> None:
-        """Takes what one look at many names saw."""
+    def looked_at_all(
+        self, names: Iterable[bytes], number: int, seen: Iterable[int], recent: Collection[bytes] = ()
+    ) -> None:
+        """Takes what one look at many names saw; `recent` are those that were written to a moment before."""
         looked = self.looked
         for name, size in zip(names, seen, strict=True):
-            looked(name, number, size)
+            looked(name, number, size, recent=name in recent)
 
     def retry_unanswered(self) -> None:
         """Asks again what a look could not tell. To be called now and then."""
@@ -221,12 +237,13 @@ class Coherence:
         names = [name for name, _ in zip(self._grown, range(limit), strict=False)]
         for name in names:
             del self._grown[name]
+            self._measuring[name] = None
             self.ask(name)
         return len(names)
 
     def ask_young(self) -> None:
         """Asks about all names whose size was news, now."""
-        for name in (*self._young, *self._growing, *self._grown):
+        for name in (*self._young, *self._growing, *self._grown, *self._measuring):
             self.ask(name)
 
     def doubts(self) -> set[bytes]:
@@ -360,16 +377,15 @@ class Coherence:
 
     # -- the one door
 
-    def _assign(self, name: bytes, seen: int) -> bool:
-        """Enters what was seen; returns whether an object came, or has another size than was known."""
-        news = self._index.assign(name, seen)
+    def _assign(self, name: bytes, seen: int) -> None:
+        """Enters what was seen."""
+        self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
         if self._scan:
             if seen == ABSENT:
                 self._gone.add(name)
             self._strike(name)
-        return news
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""

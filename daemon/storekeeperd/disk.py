@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,7 +43,10 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
-from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, write_all
+from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, stat_object, write_all
+
+_RECENT_S = 5.0
+"""A file that was written to no longer ago may be written to at this moment, too."""
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -145,17 +149,30 @@ class Disk:
     # -- one method per operation
 
     def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
-        return Outcome(wire.OK, look(operation.name, stay.root))
+        found = stat_object(operation.name, stay.root)
+        if found is None:
+            return Outcome(wire.OK, ABSENT)
+        recent = (operation.name,) if found.st_mtime > time.time() - _RECENT_S else ()
+        return Outcome(wire.OK, found.st_size, recent=recent)
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
         root = stay.root
+        recently = time.time() - _RECENT_S
         seen = []
+        recent = set()
         for name in operation.names:
             try:
-                seen.append(look(name, root))
+                found = stat_object(name, root)
             except OSError:
                 seen.append(UNSEEN)
-        return Outcome(wire.OK, payload=seen)
+                continue
+            if found is None:
+                seen.append(ABSENT)
+                continue
+            seen.append(found.st_size)
+            if found.st_mtime > recently:
+                recent.add(name)
+        return Outcome(wire.OK, payload=seen, recent=recent)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
         descriptor, size = self._open_object(operation, stay.root)
@@ -193,13 +210,8 @@ class Disk:
 
     def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
         name, root = operation.name, stay.root
-        try:
-            found = os.stat(name, dir_fd=root, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in _GONE:
-                return Outcome(b"absent", ABSENT)
-            raise
-        if not is_object(name, found):
+        found = stat_object(name, root)
+        if found is None:
             return Outcome(b"absent", ABSENT)
         told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
         told.update(self._metadata(b"/proc/self/fd/%d/%s" % (root, name)))

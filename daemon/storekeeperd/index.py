@@ -16,6 +16,9 @@ from itertools import repeat
 
 from storekeeperd.operations import ABSENT
 
+UNSIZED = -1
+"""The size of an object that nobody has looked at yet."""
+
 _MARKS = 1 << 16
 _MARK = _MARKS - 1
 _DOUBT = _MARKS
@@ -70,7 +73,7 @@ class Index:
         return len(self._entries)
 
     def size(self, name: bytes) -> int | None:
-        """Returns the size in bytes, -1 if it is not known yet, None if there is no such entry."""
+        """Returns the size in bytes, UNSIZED if it is not known yet, None if there is no such entry."""
         entry = self._entries.get(name)
         return None if entry is None else entry >> _SIZE_SHIFT
 
@@ -85,12 +88,8 @@ class Index:
             default.bytes -= space.bytes
         return default
 
-    def assign(self, name: bytes, seen: int) -> bool:
-        """Makes the entry what a look saw: a size in bytes, or ABSENT.
-
-        Returns:
-            Whether an object came, or has another size than was known.
-        """
+    def assign(self, name: bytes, seen: int) -> None:
+        """Makes the entry what a look saw: a size in bytes, or ABSENT."""
         assert seen >= ABSENT, seen
         entries = self._entries
         old = entries.get(name)
@@ -98,7 +97,7 @@ class Index:
             new = entries[name] = seen << _SIZE_SHIFT | self._mark
             self._only_confirmed = False
         elif old is None:
-            return False
+            return
         else:
             del entries[name]
             new = None
@@ -106,7 +105,6 @@ class Index:
             self.whole.count(old, new)
             if b"/" in name:
                 self._space(name).count(old, new)
-        return new is not None and (old is None or (old >= 0 and old >> _SIZE_SHIFT != seen))
 
     def next_mark(self) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`."""
@@ -125,7 +123,7 @@ class Index:
         """
         entries = self._entries
         mark = self._mark
-        unknown = -1 << _SIZE_SHIFT | mark
+        unknown = UNSIZED << _SIZE_SHIFT | mark
         before = len(entries)
         doubted = 0
         if self._only_confirmed:  # the first scan, at the speed of C

@@ -9,6 +9,7 @@ A name is the path of an object relative to the store, as bytes: `key`, or `name
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Outcome:
         seen: size of the object in bytes as a look at its name found it, or ABSENT, or UNSEEN.
         payload: bytes for the client.
         number: a descriptor (Begin, Open) or a size in bytes (Open).
+        recent: those of the names looked at (Look, Survey) whose file was written to a moment ago, and may be now.
         error: why it failed, if it did.
     """
 
@@ -36,6 +38,7 @@ class Outcome:
     seen: int = UNSEEN
     payload: Any = b""
     number: int = 0
+    recent: Collection[bytes] = ()
     error: StorekeeperError | None = None
 
 

@@ -64,7 +64,7 @@ class Orders:
         number = self._coherence.start_look(name)
 
         def looked(operation: Look, outcome: Outcome) -> None:
-            self._coherence.looked(name, number, outcome.seen)
+            self._coherence.looked(name, number, outcome.seen, recent=name in outcome.recent)
             if then is not None:
                 then(operation, outcome)
 
@@ -100,7 +100,7 @@ class Orders:
 
         def surveyed(_: Survey, outcome: Outcome) -> None:
             seen = outcome.payload if outcome.error is None else [UNSEEN] * len(names)
-            self._coherence.looked_at_all(names, number, seen)
+            self._coherence.looked_at_all(names, number, seen, outcome.recent)
 
         return surveyed
 

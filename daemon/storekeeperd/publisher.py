@@ -166,11 +166,17 @@ class Publisher:
 
 def look(name: bytes, root: int) -> int:
     """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
+    found = stat_object(name, root)
+    return ABSENT if found is None else found.st_size
+
+
+def stat_object(name: bytes, root: int) -> os.stat_result | None:
+    """Returns what stat(2) says of the object of that name, None if there is none; raises `OSError` else."""
     try:
         found = os.stat(name, dir_fd=root, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
-        return ABSENT
-    return found.st_size if is_object(name, found) else ABSENT
+        return None
+    return found if is_object(name, found) else None
 
 
 def is_object(name: bytes, found: os.stat_result) -> bool:
