@@ -895,14 +895,14 @@ def test_names_that_came_need_no_second_look(coherence: Coherence) -> None:
 
 
 def grown(coherence: Coherence) -> list[bytes]:
-    """Lets two seconds pass; returns the names that are asked about because their size was news."""
-    coherence.age_young()
-    coherence.age_young()
+    """Lets some time pass; returns the names that are asked about because their size was news."""
+    for _ in range(2):
+        coherence.growth.soon.step()
     coherence.ask_grown(100)
     return coherence.take_questions(100)
 
 
-def test_what_came_or_grew_behind_our_back_is_young_once(coherence: Coherence) -> None:
+def test_what_came_or_grew_behind_our_back_is_looked_at_again_once(coherence: Coherence) -> None:
     look(coherence, b"k", 0)
     assert grown(coherence) == [b"k"]
     assert grown(coherence) == []
@@ -921,7 +921,7 @@ def test_what_we_made_ourselves_does_not_grow(coherence: Coherence) -> None:
     assert grown(coherence) == []
 
 
-def test_what_a_scan_found_is_young_only_if_it_was_written_to_a_moment_before_its_first_look(
+def test_what_a_scan_found_is_looked_at_again_only_if_it_was_written_to_a_moment_before(
     coherence: Coherence,
 ) -> None:
     scan(coherence, b"old", b"recent")
@@ -932,7 +932,7 @@ def test_what_a_scan_found_is_young_only_if_it_was_written_to_a_moment_before_it
     assert grown(coherence) == []
 
 
-def test_a_file_that_a_scan_finds_before_it_is_heard_of_is_young(coherence: Coherence) -> None:
+def test_a_file_that_a_scan_finds_before_it_is_heard_of_is_looked_at_again(coherence: Coherence) -> None:
     coherence.begin_scan()
     coherence.scanned([b"k"])
     coherence.hear({b"k": None}, {})
@@ -951,13 +951,11 @@ def test_a_doubted_size_is_news_only_if_it_is_another(coherence: Coherence) -> N
     assert grown(coherence) == [b"other"]
 
 
-def test_who_asks_about_the_young_does_not_get_a_look_that_is_under_way(coherence: Coherence) -> None:
+def test_who_waits_for_what_may_have_grown_does_not_get_a_look_that_is_under_way(coherence: Coherence) -> None:
     look(coherence, b"k", 0)
-    coherence.age_young()
-    coherence.age_young()
-    assert coherence.ask_grown(1) == 1
-    number = coherence.start_looks(coherence.take_questions(1))
-    coherence.ask_young()  # it may have grown since that look was made
+    assert grown(coherence) == [b"k"]
+    number = coherence.start_looks([b"k"])
+    coherence.ask_all_grown()  # it may have grown since that look was made
     doubts = coherence.doubts()
     coherence.looked_at_all([b"k"], number, [0])
     assert doubts == {b"k"}

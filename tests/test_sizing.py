@@ -29,8 +29,10 @@ class Bench:
         self.loop = FakeLoop()
         self.index = Index()
         self.coherence = Coherence(self.index)
-        self.sizing = Sizing(self.loop, self.index, self.coherence)  # type: ignore[arg-type]
+        self.wants_sizes = False
+        self.sizing = Sizing(self.loop, self.index, self.coherence, self)  # type: ignore[arg-type]
         self.sizes: dict[bytes, int] = {}
+        self.recent: set[bytes] = set()
         self.looks = 0
 
     def scan(self, *names: bytes) -> None:
@@ -43,7 +45,7 @@ class Bench:
         """Looks at all that was asked; returns how many names that were."""
         names = self.coherence.take_questions(1_000_000)
         number = self.coherence.start_looks(names)
-        self.coherence.looked_at_all(names, number, [self.sizes.get(name, ABSENT) for name in names])
+        self.coherence.looked_at_all(names, number, [self.sizes.get(name, ABSENT) for name in names], self.recent)
         self.looks += len(names)
         return len(names)
 
@@ -61,6 +63,22 @@ class Bench:
             self.turn()
             turns.append(self.look())
         return turns
+
+    def wait(self, seconds: float) -> int:
+        """Lets time pass, in turns of the loop; returns how many names were looked at."""
+        looks = self.looks
+        left_s = seconds
+        self.sizing.turn()
+        while self.loop.timers and min(delay_s for delay_s, _ in self.loop.timers) <= left_s:
+            delay_s, callback = first = min(self.loop.timers, key=lambda timer: timer[0])
+            self.loop.timers.remove(first)
+            left_s -= delay_s
+            self.loop.timers = [(max(0.0, other_s - delay_s), other) for other_s, other in self.loop.timers]
+            callback()
+            self.look()
+            self.sizing.turn()
+        self.loop.timers = [(other_s - left_s, other) for other_s, other in self.loop.timers]
+        return self.looks - looks
 
 
 @pytest.fixture
@@ -90,6 +108,18 @@ def test_it_pauses_between_its_turns(bench: Bench) -> None:
     while bench.loop.timers:
         assert bench.turn() >= 0.005
         bench.look()
+
+
+def test_it_does_not_pause_while_somebody_waits_for_sizes(bench: Bench) -> None:
+    bench.sizes = {b"%d" % number: number for number in range(1000)}
+    bench.scan(*bench.sizes)
+    bench.wants_sizes = True
+    bench.sizing.begin()
+    bench.turn()
+    while bench.loop.timers:
+        bench.look()
+        assert bench.turn() == 0
+    assert bench.look() == 1000 % 256
 
 
 def test_it_goes_on_at_once_past_names_whose_size_is_known(bench: Bench) -> None:
@@ -207,30 +237,33 @@ def write(bench: Bench, size: int) -> None:
     bench.look()
 
 
-def test_what_came_is_looked_at_again_a_second_later_until_it_stays_the_same(bench: Bench) -> None:
+def test_what_came_is_looked_at_again_soon_until_it_stays_the_same(bench: Bench) -> None:
     write(bench, 0)
     for size in (10, 20, 30):
-        bench.sizing.tick()  # it may have come just now
-        bench.run()
         bench.sizes[b"k"] = size  # nobody hears of that
-        bench.sizing.tick()
-        bench.run()
+        assert bench.wait(0.6) == 1
         assert bench.index.size(b"k") == size
-    bench.looks = 0
-    for _ in range(5):
-        bench.sizing.tick()
-        bench.run()
-    assert bench.looks == 1
+    assert bench.wait(60) == 1
+    assert not bench.loop.timers  # an idle daemon sleeps
 
 
-def test_what_came_is_not_looked_at_again_before_a_second_has_passed(bench: Bench) -> None:
+def test_what_came_is_not_looked_at_again_at_once(bench: Bench) -> None:
     write(bench, 0)
-    bench.looks = 0
-    bench.sizing.tick()
-    assert not bench.loop.timers
-    assert bench.run() == []
-    bench.sizing.tick()
-    assert bench.run() == [1]
+    assert bench.wait(0.24) == 0
+    assert bench.wait(0.5) == 1
+
+
+def test_what_was_written_to_a_moment_before_is_looked_at_once_more_for_its_writer_may_have_paused(
+    bench: Bench,
+) -> None:
+    bench.recent = {b"k"}
+    write(bench, 0)
+    assert bench.wait(1) == 1
+    bench.sizes[b"k"] = 10
+    bench.recent = set()
+    assert bench.wait(11) == 2  # later, and once more because it grew
+    assert bench.index.size(b"k") == 10
+    assert bench.wait(60) == 0
 
 
 def test_what_went_again_is_looked_at_no_more(bench: Bench) -> None:
@@ -238,31 +271,27 @@ def test_what_went_again_is_looked_at_no_more(bench: Bench) -> None:
     bench.sizes.clear()
     bench.coherence.hear({b"k": None}, {b"k": None})
     bench.look()
-    for _ in range(3):
-        bench.sizing.tick()
-        bench.run()
-    bench.looks = 0
-    for _ in range(3):
-        bench.sizing.tick()
-        bench.run()
-    assert bench.looks == 0
+    assert bench.wait(60) == 0
+    assert not bench.coherence.growth.names()
 
 
 def test_what_we_put_ourselves_is_not_looked_at_again(bench: Bench) -> None:
     bench.coherence.begin(b"k")
     bench.coherence.finish(b"k", 3)
-    for _ in range(3):
-        bench.sizing.tick()
-    assert not bench.loop.timers
+    bench.recent = {b"k"}
+    bench.sizes = {b"k": 3}
+    bench.coherence.hear({b"k": None}, {})  # our own link
+    bench.look()
+    assert bench.wait(60) == 0
 
 
 def test_what_grows_comes_before_what_a_scan_found(bench: Bench) -> None:
     bench.sizes = {b"%d" % number: 1 for number in range(600)}
     bench.scan(*bench.sizes)
     write(bench, 0)
+    for _ in range(2):
+        bench.coherence.growth.soon.step()
     bench.sizing.begin()
-    bench.sizing.tick()
-    bench.sizing.tick()
     assert len(bench.loop.timers) == 1
     bench.turn()
     assert bench.coherence.take_questions(1000) == [b"k"]
@@ -273,7 +302,8 @@ def test_a_storm_of_new_files_is_looked_at_again_a_few_at_a_time(bench: Bench) -
     bench.coherence.hear(dict.fromkeys(bench.sizes), {})
     bench.look()
     bench.sizes = dict.fromkeys(bench.sizes, 7)
-    bench.sizing.tick()
-    bench.sizing.tick()
+    for _ in range(2):
+        bench.coherence.growth.soon.step()
+    bench.sizing.run()
     assert max(bench.run()) <= 256
     assert bench.index.whole.bytes == 7000

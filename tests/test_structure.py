@@ -33,6 +33,7 @@ PURE = {
     "storekeeperd.operations",
     "storekeeperd.index",
     "storekeeperd.coherence",
+    "storekeeperd.growth",
     "storekeeperd.barriers",
     "storekeeperd.accounts",
     "storekeeperd.turns",

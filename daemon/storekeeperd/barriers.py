@@ -88,7 +88,7 @@ class Barriers:
         """Takes that everything which the kernel had to tell was read and asked about."""
         unheard = [waiter for waiter in self._waiting if not waiter.heard]
         if any(waiter.sizes for waiter in unheard):
-            self._coherence.ask_young()
+            self._coherence.ask_all_grown()
         doubts = self._coherence.doubts() if unheard else set()
         for waiter in unheard:
             waiter.heard = True

@@ -13,7 +13,7 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
   not see is looked at before it is believed gone.
 * A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up.
 * An object that came or grew behind our back, or that a scan found and that was written to a moment before its first
-  look, may be written in place: its size is looked at until it stays the same.
+  look, may be written in place: growth.py says when its size is looked at again.
 * A name that was deleted is looked at a second time, a little later, unless it was seen to be gone: some kernels (5.3
   to 5.16) report a delete before lstat(2) sees it.
 
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
 from storekeeperd.operations import ABSENT, UNSEEN
 
@@ -46,6 +47,7 @@ class Coherence:
         coherent: whether hits may be answered from the index.
         losses: how often what was lost, by kind.
         scans: complete scans.
+        growth: objects that may be written in place at this moment.
     """
 
     def __init__(self, index: Index) -> None:
@@ -56,6 +58,7 @@ class Coherence:
         self._watched = True
         self.losses: Counter[str] = Counter()
         self.scans = 0
+        self.growth = Growth()
         self._questions: dict[bytes, None] = {}
         self._looking: dict[bytes, tuple[int, int]] = {}  # name -> (newest look, what becomes of it)
         self._last_look = 0
@@ -63,10 +66,6 @@ class Coherence:
         self._unanswered: dict[bytes, None] = {}
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
-        self._young: dict[bytes, None] = {}  # came or grew behind our back: may be written in place at this moment
-        self._growing: dict[bytes, None] = {}  # the same, since before the last second began
-        self._grown: dict[bytes, None] = {}  # the same, for long enough to look again
-        self._measuring: dict[bytes, None] = {}  # the same, asked about; what the look under way sees may be old by now
         self._doubts: list[set[bytes]] = []  # handed out by `doubts`
         self._scan = 0  # number of the scan that runs; 0: none does
         self._scans_begun = 0
@@ -173,15 +172,16 @@ class Coherence:
         if fate == _VOID:
             self.ask(name)
             return
-        if self._measuring:
-            self._measuring.pop(name, None)
         if seen == UNSEEN:
             self._unknown(name)
         else:
             known = self._index.size(name)
             self._assign(name, seen)
-            if seen not in (ABSENT, known) and (recent or known != UNSIZED):
-                self._young[name] = None
+            if seen == ABSENT:
+                self.growth.gone(name)
+            else:
+                news = seen != known and (recent or known != UNSIZED)
+                self.growth.seen(name, news=news, recent=recent)
         if fate == _AGAIN:
             self.ask(name)
             return
@@ -221,29 +221,14 @@ class Coherence:
             self.ask(name)
         self._deleted_before, self._deleted = self._deleted, {}
 
-    def age_young(self) -> bool:
-        """Lets a second pass for the names whose size was news; returns whether some are due for another look."""
-        self._grown.update(self._growing)
-        self._growing, self._young = self._young, {}
-        return bool(self._grown)
-
-    @property
-    def grown(self) -> int:
-        """How many names are due for another look because their size was news."""
-        return len(self._grown)
-
-    def ask_grown(self, limit: int) -> int:
-        """Asks about at most `limit` names whose size was news a while ago; returns how many."""
-        names = [name for name, _ in zip(self._grown, range(limit), strict=False)]
-        for name in names:
-            del self._grown[name]
-            self._measuring[name] = None
+    def ask_grown(self, limit: int) -> None:
+        """Asks about at most `limit` of the objects that may have grown, and are due for a look."""
+        for name in self.growth.take(limit, self._index.has):
             self.ask(name)
-        return len(names)
 
-    def ask_young(self) -> None:
-        """Asks about all names whose size was news, now."""
-        for name in (*self._young, *self._growing, *self._grown, *self._measuring):
+    def ask_all_grown(self) -> None:
+        """Asks about all objects that may have grown, now."""
+        for name in self.growth.names():
             self.ask(name)
 
     def doubts(self) -> set[bytes]:

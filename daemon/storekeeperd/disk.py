@@ -24,6 +24,7 @@ from storekeeper.errors import (
 )
 from storekeeperd import entries
 from storekeeperd.ground import Ground, Stay
+from storekeeperd.growth import RECENT_S
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -44,9 +45,6 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, stat_object, write_all
-
-_RECENT_S = 5.0
-"""A file that was written to no longer ago may be written to at this moment, too."""
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -152,12 +150,12 @@ class Disk:
         found = stat_object(operation.name, stay.root)
         if found is None:
             return Outcome(wire.OK, ABSENT)
-        recent = (operation.name,) if found.st_mtime > time.time() - _RECENT_S else ()
+        recent = (operation.name,) if found.st_mtime > time.time() - RECENT_S else ()
         return Outcome(wire.OK, found.st_size, recent=recent)
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
         root = stay.root
-        recently = time.time() - _RECENT_S
+        recently = time.time() - RECENT_S
         seen = []
         recent = set()
         for name in operation.names:

@@ -94,7 +94,7 @@ class Keeper:
             self._service,
             self._index,
             self._coherence,
-            Sizing(self._loop, self._index, self._coherence),
+            Sizing(self._loop, self._index, self._coherence, self._service.barriers),
         )
         self._listener = Listener(self._loop, self._service, limits, self._endpoint.socket, self._watch_idleness)
         self._requests = 0

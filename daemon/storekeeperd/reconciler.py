@@ -122,12 +122,12 @@ class Reconciler:
         if self._home.ground.denied and not self._service.store_away:
             self.check()
         self._heartbeat.turn()
+        self._sizing.turn()
 
     def tick(self) -> None:
         """Does what is due every second."""
         if not self._service.store_away:
             self._coherence.retry_unanswered()
-            self._sizing.tick()
         if self._heartbeat.overdue and not self._watcher.waiting_bytes:
             self._take_for_deaf()
         arms, beats = self._arms, self._home.beats

@@ -90,10 +90,11 @@ class Scans:
 
     def tick(self) -> None:
         """Asks for the scans by the clock. To be called every second."""
-        if self._service.barriers.wants_sizes:
-            return  # a scan puts them in doubt again
-        if self._last and time.monotonic() >= self._timed_at and not self._coherence.scanning:
-            self._timed_at = time.monotonic() + self._every_s
+        now = time.monotonic()
+        # A scan puts sizes in doubt again: who waits for them comes first, but puts it off no longer than that.
+        due_at = self._timed_at + self._every_s if self._service.barriers.wants_sizes else self._timed_at
+        if self._last and now >= due_at and not self._coherence.scanning:
+            self._timed_at = now + self._every_s
             self._coherence.want_scan()
 
     def put_off(self) -> None:

@@ -1,0 +1,99 @@
+"""Which objects may still grow, and when each is looked at again for that.
+
+Pure. Owns names, not sizes; the steps of time are its caller's. A file that somebody writes in place under its final
+name comes with an event, but grows without one: the watch does not ask for those, see watcher.py. So a size that was
+news is looked at again `soon`, until it stays the same; and once more, `later`, if the file was written to only a
+moment before: its writer may only have paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+RECENT_S = 5.0
+"""A file that was written to no longer ago may be written to at this moment, too."""
+
+
+class Growth:
+    """Names that are due for another look after a while. Each stands in it a few times at most, however busy it is.
+
+    Attributes:
+        soon: names whose size was news.
+        later: names whose size stayed the same, but whose writer may only have paused.
+    """
+
+    def __init__(self) -> None:
+        self.soon = Cohorts()
+        self.later = Cohorts()
+        self._asked: dict[bytes, None] = {}  # what the look that follows sees may be old by the time it is told
+
+    def seen(self, name: bytes, *, news: bool, recent: bool) -> None:
+        """Takes what a look says of an object.
+
+        Args:
+            name: the object.
+            news: it came behind our back, or has another size than was known.
+            recent: it was written to less than `RECENT_S` before.
+        """
+        again = name in self._asked
+        if again:
+            del self._asked[name]
+        if news:
+            self.soon.add(name)
+        elif again and recent:
+            self.later.add(name)
+
+    def gone(self, name: bytes) -> None:
+        """Takes that a look saw no object of that name."""
+        self._asked.pop(name, None)
+
+    @property
+    def due(self) -> int:
+        """How many names are due for a look."""
+        return len(self.soon.due) + len(self.later.due)
+
+    def take(self, limit: int, exists: Callable[[bytes], bool]) -> list[bytes]:
+        """Takes at most `limit` names that are due; returns those of them to be looked at: the others are gone."""
+        due = self.soon.due or self.later.due
+        taken = list(islice(due, limit))
+        for name in taken:
+            del due[name]
+        names = list(filter(exists, taken))
+        self._asked.update(dict.fromkeys(names))
+        return names
+
+    def names(self) -> set[bytes]:
+        """Returns all names that may have grown since the last look at them."""
+        return {*self.soon.names(), *self.later.names(), *self._asked}
+
+
+class Cohorts:
+    """Names that become due when they have waited for one whole step of time, which is their caller's.
+
+    Attributes:
+        due: names that have waited long enough.
+    """
+
+    def __init__(self) -> None:
+        self._new: dict[bytes, None] = {}
+        self._waiting: dict[bytes, None] = {}  # since before the last step
+        self.due: dict[bytes, None] = {}
+
+    def add(self, name: bytes) -> None:
+        """Lets a name wait from now on."""
+        self._new[name] = None
+
+    def step(self) -> None:
+        """Says that a step of time has passed."""
+        self.due.update(self._waiting)
+        self._waiting, self._new = self._new, {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any name waits for a step."""
+        return bool(self._new or self._waiting)
+
+    def names(self) -> list[bytes]:
+        """Returns all names, those that are due included."""
+        return [*self._new, *self._waiting, *self.due]
