@@ -124,8 +124,8 @@ def test_what_a_read_missed_during_a_change_is_looked_at_after_it(index: Index, 
     assert coherence.take_questions(10) == [b"k"]
 
 
-# BUG, of this test and of the one that says the same of a look: what is assigned here may be older than the read,
-# and is asked about again; but it ends the doubt at once.
+# In this test and in the one that says the same of a look, what is assigned may be older than the read: it is asked
+# about again, and does not end the doubt.
 def test_a_change_does_not_make_believed_what_a_read_missed_meanwhile(coherence: Coherence) -> None:
     # The change is made, an outsider removes the object, a read misses it and is answered; then the change comes back.
     scan(coherence, b"k")
@@ -163,7 +163,6 @@ def test_a_look_that_is_older_than_a_read_does_not_make_believed_what_it_missed(
     assert coherence.coherent
 
 
-# BUG: a name that is asked about (or looked at) and unanswered counts twice.
 @pytest.mark.parametrize("doubt", ["missed", "asked", "a look failed", "a look failed and is made again"])
 def test_a_name_is_in_doubt_once(coherence: Coherence, doubt: str) -> None:
     look(coherence, b"k", 3)

@@ -980,6 +980,6 @@ def test_a_durable_put_syncs_its_marker_too(marking: Disk, syncs: list[str], sto
 def test_an_object_whose_marker_has_no_room_for_a_name_is_stored_or_not_but_never_both(
     marking: Disk, store: Path
 ) -> None:
-    # FAILS: BUG in Publisher.publish: mknod of a name over 255 bytes fails after the object was published.
+    # Found before the object is published: mknod(2) of a name over 255 bytes would fail after it.
     outcome = put(marking, b"x" * 255, b"bytes")
     assert (outcome.word == b"created") == (store / ("x" * 255)).exists()

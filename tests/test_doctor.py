@@ -126,7 +126,7 @@ def test_a_file_system_that_tells_no_types_is_examined_all_the_same(
 
 @pytest.mark.parametrize("name", ["object", "marker.ready"])
 def test_a_file_that_goes_meanwhile_is_no_finding(store: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    # [object] FAILS: BUG in doctor._kind: os.access() says no of a file that is gone, which is told as "unreadable".
+    # access(2) says no of a file that is gone, too: that does not make it an unreadable one.
     (store / name).touch()
     original = entries.read
 

@@ -282,13 +282,15 @@ def test_a_dead_daemon_is_an_error_and_fast_the_second_time(daemon: Daemon) -> N
     with daemon.client(timeout=1) as client:
         client.put(b"bytes", key="k")
         daemon.kill()
+        started = time.monotonic()
         with pytest.raises(DaemonUnreachable):
             client.get("k")
+        first_s = time.monotonic() - started
         started = time.monotonic()
         for _ in range(100):
             with pytest.raises(DaemonUnreachable):
                 client.evict("k")
-        assert time.monotonic() - started < 1  # a hundred time-outs would be a hundred seconds
+        assert time.monotonic() - started < 10 * first_s  # a hundred of the first kind would take ten times that
         daemon.start()
         assert client.get("k") == b"bytes"
 

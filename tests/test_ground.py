@@ -447,7 +447,7 @@ def test_an_upload_is_not_committed_into_another_directory(
 def test_an_upload_under_way_is_committed_whole_or_not_at_all_into_a_copy_that_was_taken_over(
     disk: Disk, ground: Ground, store: Path
 ) -> None:
-    # [named] FAILS: BUG in Publisher: a private name leads, in the copy, to the copy of the half-written upload.
+    # A private name leads, in the copy, to a copy of the half-written upload: what was written is published, no name.
     begun = do(disk, Begin())
     assert do(disk, Write(begun.number, 0, b"half")).word == b"ok"
     copy(store)

@@ -50,7 +50,6 @@ def test_nothing_is_removed_twice() -> None:
     assert (len(index), index.whole) == (0, Totals(0, 0, 0))
 
 
-# BUG: of a name that is not known, UNSEEN is let through as if it were ABSENT.
 @pytest.mark.parametrize("known", [True, False])
 def test_a_look_that_saw_nothing_is_not_for_the_index(known: bool) -> None:
     index = Index()

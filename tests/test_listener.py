@@ -726,7 +726,11 @@ def test_a_standard_error_that_nobody_reads_stops_nothing(tmp_path: Path) -> Non
         process.stderr.close()
 
 
-def test_a_slow_reader_does_not_hold_up_a_stop_beyond_its_time(daemon: Daemon) -> None:
+def test_a_slow_reader_does_not_hold_up_a_stop_beyond_its_time(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[limits]\nstop_timeout_s = 1")
+    daemon = start_daemon("--config", str(tmp_path / "config"))
     raw = Raw(daemon.address)
     raw.ask(b"SK01", b"put", b"1", b"", b"large", bytes(4_000_000))
     for _ in range(4):
@@ -735,5 +739,5 @@ def test_a_slow_reader_does_not_hold_up_a_stop_beyond_its_time(daemon: Daemon) -
         eventually(lambda: client.status()["requests"] >= 5)
     started = time.monotonic()
     assert daemon.stop() == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10  # of the 1 s that it may take; nobody will ever read those answers
     raw.close()

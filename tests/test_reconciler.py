@@ -461,9 +461,6 @@ def test_the_scan_after_a_loss_begins_50_ms_later(world: World) -> None:
     assert world.scanner.starts == 1
 
 
-# BUG: every loss puts the scan off for another 50 ms; if they come oftener than that, none ever begins.
-
-
 def test_losses_without_end_make_scans_now_and_then(world: World) -> None:
     world.advance(10)
     for _ in range(100):
@@ -517,9 +514,8 @@ def test_a_beat_that_is_not_heard_by_the_next_tick_makes_the_watch_deaf(world: W
     assert world.watcher.arms == 1
 
 
-# BUG, of this test and of four below: where tick() arms the watch anew (deaf, replaced, back, refused before), the
-# marker was opened before the new watch was there. That beat is expected nevertheless, never heard, and so the new
-# watch is taken for deaf, three times, and then given up.
+# In this test and in four below tick() makes the watch anew (deaf, replaced, back, refused before): the marker was
+# opened before the new watch was there, so that beat must not be expected of it.
 
 
 def test_a_watch_that_was_deaf_and_is_made_anew_hears_again(world: World) -> None:
@@ -648,7 +644,7 @@ def test_a_store_that_is_gone_is_refused_and_served_again_when_it_is_back(
 
 
 def test_a_store_that_is_gone_with_a_directory_above_it_is_refused_though_no_watch_tells_of_it(world: World) -> None:
-    # BUG: check() asks for the identities of directories that are not there: the OSError means "cannot be told now".
+    # Nor is there anything to be told of the directories' identities: that is no failure of the check.
     above = world.config.store.parent
     away = above.parent / f"{above.name}-away"
     above.rename(away)

@@ -21,6 +21,8 @@ _BUSY_NAMES = 512
 _BUSY_PAUSE_S = 0.1
 """While more names than that wait for a look, sizes are not what matters."""
 _SOON_S = 0.25
+_LATER_S = RECENT_S / 2
+"""The steps of time: a name waits for one to two of them."""
 
 
 class Sizing:
@@ -42,7 +44,7 @@ class Sizing:
         self._barriers = barriers
         self._growth = coherence.growth
         self._soon = _Steps(self, loop, self._growth.soon, _SOON_S)
-        self._later = _Steps(self, loop, self._growth.later, RECENT_S)
+        self._later = _Steps(self, loop, self._growth.later, _LATER_S)
         self._names: list[bytes] = []
         self._running = False
         self.paused = False
