@@ -163,6 +163,7 @@ def start(place: str, objects: int, rounds: int) -> list[Row]:
         Row(f"{work}: first answer", ours, "ms", figures["first"]),
         Row(f"{work}: exists during the scan, p99", ours, "ms", figures["p99"]),
         Row(f"{work}: resident memory per object", ours, "B", figures["memory"]),
+        Row(f"{work}: the same, all sizes known and all listed", ours, "B", figures["memory sized"]),
     ]
 
 
@@ -193,11 +194,11 @@ def _start(folder: str, store: Path, objects: int) -> dict[str, float]:
                     latencies.append(clock() - asked)
                     time.sleep(0.002)
             complete = clock() - began
-            status = Path(f"/proc/{daemon.pid}/status").read_text()
-            resident = int(status.split("VmRSS:")[1].split()[0]) * 1024
-            told = client.status()["objects"]
-            if told != objects:
-                raise SystemExit(f"{told} objects are known of {objects}")
+            resident = _resident_bytes(daemon.pid)
+            told = client.usage(fresh=True)
+            if told != {"objects": objects, "bytes": 0, "objects_not_sized": 0} or len(client.list()) != objects:
+                raise SystemExit(f"{told} is known of {objects} empty objects")
+            resident_sized = _resident_bytes(daemon.pid)
     finally:
         daemon.stop()
     latencies.sort()
@@ -207,4 +208,9 @@ def _start(folder: str, store: Path, objects: int) -> dict[str, float]:
         "complete": complete * 1000,
         "p99": latencies[int(len(latencies) * 0.99)] * 1000,
         "memory": resident / objects,
+        "memory sized": resident_sized / objects,
     }
+
+
+def _resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
