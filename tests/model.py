@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storekeeperd.coherence import Coherence
+from storekeeperd.growth import Growth
 from storekeeperd.index import Index
 from storekeeperd.operations import ABSENT
 
@@ -82,6 +83,7 @@ def copy_of(coherence: Coherence) -> Coherence:
             value = value.copy()
         setattr(twin, name, value)
     twin._index = index
+    twin.growth = Growth()  # of sizes, which the model does not have
     return twin
 
 

@@ -67,7 +67,7 @@ class BelievesTheScan(Coherence):
 class AssignsAnyLook(Coherence):
     """A look assigns though a later one was started: there is no mark of what is under way."""
 
-    def looked(self, name: bytes, number: int, seen: int) -> None:
+    def looked(self, name: bytes, number: int, seen: int, *, recent: bool = False) -> None:
         self._looking.pop(name, None)
         self._assign(name, seen)
 
