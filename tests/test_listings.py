@@ -9,6 +9,7 @@ import pytest
 from simulation import FakeDisk
 from storekeeper import wire
 from storekeeper.errors import BadHandle, BadRequest, NamespaceMissing, TooMany
+from storekeeperd import listings
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
@@ -119,6 +120,22 @@ def test_every_name_is_told_once_in_as_many_pages_as_needed(bench: Bench, count:
     assert all(len(page) <= PAGE for page in pages)
     assert bench.peer.handles == {}
     assert bench.peer.opening == 0
+
+
+def test_a_page_looks_through_so_many_names_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "_SKIM_NAMES", 2 * PAGE)
+    bench.fill(100)
+    expected = bench.fill(10, b"team/a-") | bench.fill(1, b"team/b-")
+    for options, told in (({}, expected), ({"prefix": "b"}, {b"team/b-0"})):
+        reply = bench.list(namespace="team", **options)
+        pages = [names_of(reply)]
+        while "handle" in reply.details:
+            reply = bench.list(reply.details["handle"].encode())
+            pages.append(names_of(reply))
+        assert {b"team/" + name for page in pages for name in page} == told
+        assert 111 // (2 * PAGE) <= len(pages) <= 111 // PAGE
+        assert all(len(page) <= PAGE for page in pages)
+        assert bench.peer.handles == {}
 
 
 def test_the_names_are_those_of_the_beginning(bench: Bench) -> None:

@@ -259,7 +259,7 @@ def test_a_read_that_is_older_than_a_put_does_not_hide_the_object(bench: Bench) 
     assert bench.ask_while_owed(b"put", b"new", b"x").words == ["created"]
     bench.service.finished(read)
     assert bench.reply().words == ["absent"]
-    assert b"new" in bench.service.names_of(b"")  # acknowledged: every later request sees it
+    assert bench.index.has(b"new")  # acknowledged: every later request sees it
     assert bench.ask(b"exists", b"new").words == ["yes"]
     bench.turn()
     assert bench.ask(b"exists", b"new").words == ["yes"]
@@ -598,16 +598,3 @@ def test_what_is_heard_is_a_question(bench: Bench) -> None:
     bench.do_all()
     assert bench.index.size(b"unheard") == 1
     assert bench.service.ask_disk(100) == 0
-
-
-def test_names_of_a_namespace_are_its_own(bench: Bench) -> None:
-    assert bench.service.names_of(b"") == [b"k"]
-    assert bench.service.names_of(b"team/") == [b"team/t"]
-
-
-def test_names_of_the_only_namespace_are_all() -> None:
-    index = Index()
-    coherence = Coherence(index)
-    service = Service(LIMITS, index, coherence)
-    coherence.looked(b"k", coherence.start_look(b"k"), 1)
-    assert service.names_of(b"") == [b"k"]

@@ -96,7 +96,7 @@ class Service:
         self._stopping = False
         transfers = self.transfers = Transfers(self)
         self.barriers = Barriers(index, coherence, self._resume)
-        listings = Listings(self, self.barriers)
+        listings = Listings(self, self.barriers, index)
         accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": self._exists,
@@ -294,19 +294,6 @@ class Service:
             served = ", ".join(self.prefixes)
             raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves {served}")
         return prefix
-
-    @property
-    def objects(self) -> int:
-        """How many objects there are, in all namespaces."""
-        return len(self._index)
-
-    def names_of(self, prefix: bytes) -> list[bytes]:
-        """Returns a copy of all names of a namespace. About 100 ms at a million."""
-        if prefix:
-            return [name for name in self._index.names() if name.startswith(prefix)]
-        if len(self.prefixes) == 1:
-            return self._index.names()
-        return [name for name in self._index.names() if b"/" not in name]
 
     def settle(self, answer: Answer, position: int, outcome: Outcome) -> None:
         """Takes the outcome of one item; sends the answer if it was the last."""
