@@ -13,6 +13,7 @@ them be dropped silently, before it is read.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from typing import Any
 
 from storekeeperd.coherence import Coherence
 from storekeeperd.growth import Growth
-from storekeeperd.index import Index
+from storekeeperd.index import _MARK, _MARK_BITS, Index
+from storekeeperd.looks import Looks
 from storekeeperd.operations import ABSENT
 
 KEY = b"k"
@@ -77,42 +79,59 @@ def copy_of(coherence: Coherence) -> Coherence:
     index.whole = replace(old.whole)
     twin = object.__new__(type(coherence))
     for name, value in vars(coherence).items():
-        if name == "_doubts":
-            value = [set(doubts) for doubts in value]
-        elif isinstance(value, dict | set | list):
+        if isinstance(value, dict | set | list):
             value = value.copy()
         setattr(twin, name, value)
     twin._index = index
+    copies = {id(doubts): set(doubts) for doubts in coherence._doubts}
+    twin._doubts = [copies[id(doubts)] for doubts in coherence._doubts]
+    twin._older = {
+        name: [copies[id(doubts)] for doubts in older if id(doubts) in copies]
+        for name, older in coherence._older.items()
+    }
+    twin._looks = copy_of_looks(coherence._looks)
     twin.growth = Growth()  # of sizes, which the model does not have
+    return twin
+
+
+def copy_of_looks(looks: Looks) -> Looks:
+    twin = Looks()
+    twin._last = looks._last
+    twin._under_way = looks._under_way.copy()
+    twin.questions._new = looks.questions._new.copy()
+    twin.questions._old = looks.questions._old.copy()
+    twin.questions._order = looks.questions._order.copy()
     return twin
 
 
 def fingerprint(outside: Outside, coherence: Coherence) -> Any:
     """Returns what tells two states apart: numbers of looks and scans count by their order only."""
-    numbers = sorted({number for number, _ in outside.looks} | {n for n, _ in coherence._looking.values()})
+    numbers = sorted(number for number, _ in outside.looks)
     rank = {number: place for place, number in enumerate(numbers)}
     index = coherence._index
     entry = index._entries.get(KEY)
-    looking = coherence._looking.get(KEY)
+    looks = coherence._looks._under_way.get(KEY)
+    older = set(map(id, coherence._older.get(KEY, ())))
     return (
         replace(outside, looks=tuple((rank[number], seen) for number, seen in outside.looks)),
-        None if entry is None else (entry & 0xFFFF == index._mark, entry >> 16),
+        None if entry is None else (entry & _MARK == index._mark, entry >> _MARK_BITS),
         index._only_confirmed,
         min(coherence.epoch - coherence.clean, 3),
         coherence.coherent,
-        bool(coherence._questions),
-        looking and (rank[looking[0]], looking[1]),
+        len(coherence._looks.questions),
+        looks and tuple(bisect(numbers, number) for number in looks),
         coherence._changing.get(KEY),
         bool(coherence._unanswered),
         bool(coherence._deleted),
         bool(coherence._deleted_before),
-        tuple(map(bool, coherence._doubts)),
+        tuple((bool(doubts), id(doubts) in older) for doubts in coherence._doubts),
         bool(coherence._scan),
         coherence._scan and min(coherence.epoch - coherence._scan_epoch, 2),
         coherence._began_empty,
         bool(coherence._gone),
         None if coherence._unswept is None else bool(coherence._unswept),
         bool(coherence._leftovers),
+        bool(coherence._changing_since_before),
         tuple(getattr(coherence, "journal", ())),
     )
 
@@ -205,7 +224,7 @@ class Model:
             yield "second looks", replace(at, ghost=ghost, old_ghost=ghost), twin, True
 
     def steps_of_looks(self, at: Outside, coherence: Coherence) -> Iterator[tuple[str, Outside, Coherence, bool]]:
-        if coherence._questions and len(at.looks) < 2:
+        if coherence.questions and len(at.looks) < 2:
             twin = copy_of(coherence)
             number = twin.start_looks(twin.take_questions(1))
             yield "look starts", replace(at, looks=(*at.looks, (number, None))), twin, True

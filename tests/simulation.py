@@ -182,6 +182,9 @@ class World:
         self.events: list[bytes] = []
         self.deleted: set[bytes] = set()
         self.marker = False
+        self.service.barriers.exact = self.chance.random() < 0.8
+        self.measuring: list[bytes] | None = None
+        self.measure = 0
         self.changed_at: dict[bytes, int] = {}
         self.running: list[op.Job] = []
         self.finished: list[op.Job] = []
@@ -211,6 +214,9 @@ class World:
                 (lambda: self.service.ask_disk(3), 3),
                 (self.coherence.retry_unanswered, 1),
                 (self._second_looks, 0.5),
+                (self._measure, 2),
+                (self.service.barriers.tick, 0.3),
+                (self._outsider_writes_in_place, 0.5),
                 (self._peer_comes_and_goes, 0.1),
             ]
             steps = self.chance.choices([a for a, _ in actions], [w for _, w in actions], k=self.STEPS)
@@ -229,21 +235,26 @@ class World:
         self._say("--- rest")
         self.disk.fault_rate = 0.0
         self.loss_rate = 0.0
+        last = 0
         for _ in range(10_000):
             self.coherence.retry_unanswered()
+            self._measure()
             self._second_looks()
             self.service.ask_disk(100)
             self._pump()
             busy = self.events or self.marker or self.running or self.finished or self.coherence.wants_second_looks
             if not (busy or self.scan is not None or self.coherence.in_doubt) and self.coherence.coherent:
                 self._check_names()  # before sizes are looked at, which would hide a wrong name
-                unsized = self.index.unsized(self.index.names())
-                if not unsized and not self.service.barriers.unheard:
-                    self.service.barriers.proceed()
-                    self._pump()
-                    return
-                for name in unsized:
-                    self.coherence.ask(name)
+                self.service.barriers.proceed()
+                self._pump()
+                if (
+                    not self.service.barriers.unheard
+                    and not self.coherence.measures.wanted
+                    and not self.coherence.in_doubt
+                ):
+                    if last:
+                        return
+                    last = self.coherence.measures.want()  # nobody hears of what is written in place
             self._hear()
             self._work()
             self._take_back()
@@ -330,6 +341,15 @@ class World:
         else:
             self._outsider_sets(key, b"outside %d" % self.chance.randrange(1000))
 
+    def _outsider_writes_in_place(self) -> None:
+        """No event tells of that."""
+        key = b"mix-%d" % self.chance.randrange(6)
+        if key in self.disk.objects:
+            self._say(f"outsider writes to {key!r}")
+            self.disk.objects[key] += b"+"
+            self.ever.setdefault(key, set()).add(self.disk.objects[key])
+            self.changed_at[key] = self.now
+
     def _outsider_sets(self, key: bytes, payload: bytes) -> None:
         self._say(f"outsider sets {key!r}")
         self.ever.setdefault(key, set()).add(payload)
@@ -363,6 +383,19 @@ class World:
             self.disk.ghosts.pop(name, None)
         self.old_ghosts = list(self.disk.ghosts)
         self.coherence.ask_second_looks()
+
+    def _measure(self) -> None:
+        """Every object is asked about, a few at a time, in a round that somebody wants."""
+        if self.measuring is None:
+            if self.coherence.measures.due:
+                self.measuring = self.index.names()
+                self.measure = self.coherence.begin_measure()
+            return
+        self.coherence.ask_unless_gone(self.measuring[-3:])
+        del self.measuring[-3:]
+        if not self.measuring:
+            self.measuring = None
+            self.coherence.measures.complete(self.measure)
 
     def _hear_all(self) -> None:
         """What a fresh answer waits for: everything the kernel has is read now."""
@@ -459,11 +492,16 @@ class World:
                 self._wrong(f"an answer to nothing: {frames}")
                 return
             self._check_reply(peer, asked[1], frames)
-            if frames[2] == b"ok" and asked[1][1] == b"list" and b"fresh" in asked[1][3]:
-                self._check_fresh(frames, asked[2])
+            if frames[2] == b"ok" and b"fresh" in asked[1][3]:
+                if asked[1][1] == b"list":
+                    self._check_fresh(frames, asked[2])
+                elif asked[1][1] == b"usage":
+                    self._check_fresh_usage(frames, asked[2])
 
     def _check_reply(self, peer: Peer, request: list[bytes], frames: list[Any]) -> None:
         if frames[2] == b"too_many" and request[1] == b"list":  # one at a time: the other one is not at its end yet
+            return
+        if self.faulty and frames[2] == b"disk_failed" and request[1] in (b"list", b"usage"):
             return
         reply = wire.decode_reply(frames)
         verb, key = request[1], request[4] if len(request) > 4 else b""
@@ -493,12 +531,20 @@ class World:
 
     def _check_fresh(self, frames: list[Any], asked_at: int) -> None:
         """A fresh list has all that was done before it was asked for; of what was done since it may have either."""
-        if self.limits is LIMITS or self.early or self.faulty:  # several pages, ghosts, looks that fail
+        if self.limits is LIMITS or self.early:  # several pages, ghosts
             return
         listed = set(bytes(frames[5]).split(b"\0")[:-1])
         for name, changed_at in self.changed_at.items():
             if changed_at < asked_at and (name in listed) != (name in self.disk.objects):
                 self._wrong(f"{name!r} in a fresh list: {name in listed}, last changed at {changed_at} < {asked_at}")
+
+    def _check_fresh_usage(self, frames: list[Any], asked_at: int) -> None:
+        """The same of sizes; of a world that changes meanwhile nothing can be said."""
+        if not self.early and all(changed_at < asked_at for changed_at in self.changed_at.values()):
+            told = wire.decode_reply(frames).details
+            held = [len(payload) for payload in self.disk.objects.values()]
+            if (told["objects"], told["bytes"], told["objects_not_sized"]) != (len(held), sum(held), 0):
+                self._wrong(f"a fresh usage says {told}, there are {held}")
 
     def _check_own(self, verb: bytes, key: bytes, request: list[bytes], reply: wire.Reply) -> None:
         """The only user of a key knows what the answer must be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storekeeper import wire
+from storekeeper.errors import StorekeeperError, StoreUnavailable
 from storekeeperd.answers import Peer
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
@@ -18,24 +19,36 @@ class Bench:
     def __init__(self) -> None:
         self.index = Index()
         self.coherence = Coherence(self.index)
-        self.barriers = Barriers(self.index, self.coherence, self.guarded)
+        self.barriers = Barriers(self.coherence, self.guarded)
         self.peer = Peer(1000, 100, 1)
         self.guards = 0
         self.answered: dict[bytes, list[bytes]] = {}
+        self.refused: dict[bytes, str] = {}
 
     def guarded(self, peer: Peer, request: wire.Request, verb: object) -> None:
         assert callable(verb)
         self.guards += 1
-        verb(peer, request)
+        try:
+            verb(peer, request)
+        except StorekeeperError as error:
+            self.refused[request.id] = error.code
 
     def answer(self, peer: Peer, request: wire.Request) -> None:
         assert not peer.gone
         assert request.id not in self.answered
         self.answered[request.id] = sorted(self.index.names())
 
-    def hold(self, request_id: bytes, *, fresh: bool = False, sizes: bool = False, peer: Peer | None = None) -> None:
+    def hold(
+        self,
+        request_id: bytes,
+        *,
+        fresh: bool = False,
+        sizes: bool = False,
+        peer: Peer | None = None,
+        space: bytes = b"",
+    ) -> None:
         request = wire.Request(False, b"list", request_id, {"fresh": True} if fresh else {}, [])
-        self.barriers.hold(peer or self.peer, request, self.answer, sizes=sizes)
+        self.barriers.hold(peer or self.peer, request, self.answer, space=space, sizes=sizes)
 
     def look(self, name: bytes, seen: int) -> None:
         self.coherence.looked(name, self.coherence.start_look(name), seen)
@@ -304,32 +317,49 @@ def test_a_stale_answer_is_given_at_once_where_changes_can_go_unheard_but_a_watc
 
 
 def test_a_fresh_answer_about_sizes_waits_until_every_object_was_looked_at(bench: Bench) -> None:
-    bench.coherence.lost("overflow")
-    bench.scan(b"a", b"b")
+    bench.look(b"a", 1)
+    bench.look(b"b", 2)
     bench.hold(b"sizes", fresh=True, sizes=True)
     bench.hold(b"names", fresh=True)
     bench.barriers.heard()
     bench.barriers.proceed()
     assert list(bench.answered) == [b"names"]
+    assert bench.coherence.measures.due
+    number = bench.coherence.begin_measure()
+    bench.coherence.ask_unless_gone([b"a", b"b"])
+    bench.coherence.measures.complete(number)
     bench.look(b"a", 3)
     bench.barriers.proceed()
     assert b"sizes" not in bench.answered
-    bench.look(b"b", ABSENT)
+    bench.answer_questions(ABSENT)
     bench.barriers.proceed()
-    assert bench.answered[b"sizes"] == [b"a"]
+    assert bench.answered[b"sizes"] == []
 
 
-def test_a_size_in_doubt_is_not_known(bench: Bench) -> None:
-    bench.look(b"k", 3)
-    bench.coherence.want_scan()
-    bench.scan(b"k")
+def test_a_measure_that_was_under_way_is_no_use_to_who_comes_later(bench: Bench) -> None:
+    for request_id in (b"1", b"2"):
+        bench.hold(request_id, fresh=True, sizes=True)
+        bench.barriers.heard()
+        bench.barriers.proceed()
+        if request_id == b"1":
+            first = bench.coherence.begin_measure()
+    bench.coherence.measures.complete(first)
+    bench.barriers.proceed()
+    assert list(bench.answered) == [b"1"]
+    assert bench.coherence.measures.due
+    bench.coherence.measures.complete(bench.coherence.begin_measure())
+    bench.barriers.proceed()
+    assert list(bench.answered) == [b"1", b"2"]
+
+
+def test_a_measure_begins_after_the_scan_of_the_same_request(bench: Bench) -> None:
+    bench.barriers.exact = False
     bench.hold(b"1", fresh=True, sizes=True)
-    bench.barriers.heard()
     bench.barriers.proceed()
+    assert not bench.coherence.measures.due
+    bench.scan(b"k")
     assert not bench.answered
-    bench.look(b"k", 3)
-    bench.barriers.proceed()
-    assert b"1" in bench.answered
+    assert bench.coherence.measures.due
 
 
 @pytest.mark.parametrize("loss", [False, True])
@@ -344,6 +374,83 @@ def test_a_stale_answer_about_sizes_does_not_wait_for_them(bench: Bench, loss: b
         bench.scan(b"k")
     assert bench.answered == {b"1": [b"k"]}
     assert bench.index.whole.unsized == 1
+
+
+# -- what cannot be looked at
+
+
+def seconds(bench: Bench, count: int) -> None:
+    for _ in range(count):
+        if bench.barriers.unheard:
+            bench.barriers.heard()
+        bench.coherence.retry_unanswered()
+        bench.answer_questions(UNSEEN)
+        bench.barriers.tick()
+
+
+def test_who_waits_for_a_name_that_no_look_can_tell_of_is_refused(bench: Bench) -> None:
+    bench.look(b"k", UNSEEN)
+    for number in range(10):
+        bench.hold(b"%d" % number, fresh=True)
+        if bench.barriers.unheard:
+            bench.barriers.heard()
+    seconds(bench, 2)
+    assert not bench.refused
+    seconds(bench, 20)
+    assert bench.refused == {b"%d" % number: "disk_failed" for number in range(10)}
+    assert bench.peer.owed_requests == 0
+    assert not bench.coherence._doubts
+
+
+def test_a_name_of_another_namespace_is_no_reason_to_refuse(bench: Bench) -> None:
+    bench.look(b"team/k", UNSEEN)
+    bench.hold(b"1", fresh=True)
+    bench.hold(b"2", fresh=True, space=b"team/")
+    bench.barriers.heard()
+    seconds(bench, 10)
+    assert list(bench.answered) == [b"1"]
+    assert bench.refused == {b"2": "disk_failed"}
+
+
+def test_a_look_that_fails_once_refuses_nobody(bench: Bench) -> None:
+    bench.look(b"k", UNSEEN)
+    bench.hold(b"1", fresh=True)
+    bench.barriers.heard()
+    seconds(bench, 2)
+    bench.look(b"k", 3)
+    bench.barriers.tick()
+    assert bench.answered == {b"1": [b"k"]}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_a_scan_did_not_see_and_no_look_could_tell_of_is_looked_at_first(bench: Bench, exact: bool) -> None:
+    bench.look(b"k", 3)
+    bench.barriers.exact = exact
+    bench.coherence.lost("overflow")
+    bench.hold(b"1", fresh=True)
+    bench.barriers.heard()
+    bench.scan()
+    bench.answer_questions(UNSEEN)  # its only look fails: the scan is complete all the same
+    assert not bench.coherence.scanning
+    bench.barriers.proceed()
+    assert not bench.answered
+    bench.coherence.retry_unanswered()
+    bench.answer_questions(ABSENT)
+    bench.barriers.proceed()
+    assert bench.answered == {b"1": []}
+
+
+def test_when_the_store_goes_away_all_who_wait_are_refused(bench: Bench) -> None:
+    bench.coherence.ask(b"k")
+    bench.hold(b"heard", fresh=True)
+    bench.barriers.heard()
+    bench.hold(b"not heard", fresh=True, sizes=True)
+    bench.coherence.lost("store_away")
+    bench.hold(b"stale")
+    bench.barriers.refuse_all(StoreUnavailable("away"))
+    assert bench.refused == dict.fromkeys([b"heard", b"not heard", b"stale"], "store_away")
+    assert bench.peer.owed_requests == 0
+    assert not bench.coherence._doubts
 
 
 # -- peers

@@ -198,11 +198,27 @@ def test_of_several_looks_only_the_one_started_last_assigns(
     assert coherence.questions == 0
 
 
-def test_an_older_look_assigns_nothing_at_all(index: Index, coherence: Coherence) -> None:
-    old = coherence.start_look(b"k")
-    coherence.start_look(b"k")
-    coherence.looked(b"k", old, 7)
-    assert index.size(b"k") is None
+def test_looks_without_end_that_overlap_do_not_keep_a_name_from_being_known(index: Index, coherence: Coherence) -> None:
+    # Many clients ask for the same name again and again, and every look is overtaken by the next before it is told.
+    coherence.ask(b"k")
+    doubts = coherence.doubts()
+    number = coherence.start_look(coherence.take_questions(1)[0])
+    for size in range(1, 6):
+        overtaking = coherence.start_look(b"k")
+        coherence.looked(b"k", number, size)
+        assert index.size(b"k") == size
+        assert doubts == set()
+        number = overtaking
+
+
+def test_a_look_that_is_told_after_a_younger_one_assigns_nothing(index: Index, coherence: Coherence) -> None:
+    numbers = [coherence.start_look(b"k") for _ in range(3)]
+    coherence.looked(b"k", numbers[1], 5)
+    coherence.looked(b"k", numbers[0], 4)
+    assert index.size(b"k") == 5
+    coherence.looked(b"k", numbers[2], 6)
+    assert index.size(b"k") == 6
+    assert coherence.in_doubt == 0
 
 
 def test_looks_at_different_names_do_not_meet(index: Index, coherence: Coherence) -> None:
@@ -408,8 +424,30 @@ def test_an_own_operation_that_could_not_look_is_looked_at_at_once(index: Index,
     look(coherence, b"k", 3)
     coherence.begin(b"k")
     coherence.finish(b"k", UNSEEN)
-    assert index.size(b"k") is None
+    assert index.size(b"k") == 3  # nothing is known of it: it stays, and is not believed
+    assert not coherence.coherent
     assert coherence.take_questions(10) == [b"k"]
+
+
+def test_what_looks_cannot_tell_is_asked_about_again_some_names_at_a_time(
+    coherence: Coherence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coherence_module, "_RETRY_NAMES", 2)
+    names = [b"%d" % number for number in range(5)]
+    for name in names:
+        look(coherence, name, UNSEEN)
+    coherence.take_questions(10)
+    asked: list[bytes] = []
+    for count in (2, 2, 1):
+        coherence.retry_unanswered()
+        again = coherence.take_questions(10)
+        assert len(again) == count
+        asked += again
+    assert sorted(asked) == names
+    look(coherence, names[0], 3)
+    for _ in range(3):
+        coherence.retry_unanswered()
+    assert sorted(coherence.take_questions(10)) == names[1:]
 
 
 def test_a_look_that_saw_nothing_but_was_asked_meanwhile_only_looks_again(index: Index, coherence: Coherence) -> None:
@@ -625,6 +663,64 @@ def test_an_own_operation_older_than_the_scan_is_looked_at_again(coherence: Cohe
     coherence.begin_scan()
     coherence.finish(b"k", 3)
     assert coherence.take_questions(10) == [b"k"]
+
+
+def test_a_change_that_began_before_a_scan_is_looked_at_before_the_scan_counts(
+    index: Index, coherence: Coherence
+) -> None:
+    # Its own look saw the object; then an outsider removed it, and that event was lost; then the scan began.
+    coherence.begin(b"k")
+    coherence.begin_scan()
+    coherence.scanned([])
+    coherence.finish(b"k", 3)
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert coherence.coherent
+    assert not index.has(b"k")
+
+
+def test_a_leftover_whose_change_began_before_the_scan_is_looked_at_after_it(
+    index: Index, coherence: Coherence
+) -> None:
+    scan(coherence, b"k")
+    coherence.lost("overflow")
+    coherence.begin(b"k")
+    scan(coherence)
+    coherence.finish(b"k", 3)
+    assert not coherence.coherent
+    look(coherence, coherence.take_questions(1)[0], ABSENT)
+    assert coherence.coherent
+    assert not index.has(b"k")
+
+
+def test_an_evict_that_began_before_a_scan_is_seen_at_once_though_the_scan_saw_the_object(
+    index: Index, coherence: Coherence
+) -> None:
+    scan(coherence, b"k")
+    coherence.want_scan()
+    coherence.begin(b"k")
+    coherence.begin_scan()
+    coherence.finish(b"k", ABSENT)
+    coherence.scanned([b"k"])
+    assert not index.has(b"k")
+
+
+def test_changes_without_end_do_not_hold_a_scan_up(coherence: Coherence) -> None:
+    coherence.begin(b"k")
+    coherence.begin_scan()
+    coherence.finish(b"k", 1)
+    coherence.begin(b"k")
+    scan_ended = False
+    coherence.scanned([b"k"])
+    coherence.end_scan(complete=True)
+    coherence.sweep()
+    for size in range(2, 5):
+        coherence.finish(b"k", size)
+        scan_ended = scan_ended or not coherence.scanning
+        coherence.begin(b"k")
+    assert scan_ended
 
 
 def test_a_scan_makes_old_sizes_doubtful_and_keeps_young_ones(index: Index, coherence: Coherence) -> None:
@@ -950,17 +1046,76 @@ def test_a_doubted_size_is_news_only_if_it_is_another(coherence: Coherence) -> N
     assert grown(coherence) == [b"other"]
 
 
-def test_who_waits_for_what_may_have_grown_does_not_get_a_look_that_is_under_way(coherence: Coherence) -> None:
-    look(coherence, b"k", 0)
-    assert grown(coherence) == [b"k"]
-    number = coherence.start_looks([b"k"])
-    coherence.ask_all_grown()  # it may have grown since that look was made
-    doubts = coherence.doubts()
-    coherence.looked_at_all([b"k"], number, [0])
-    assert doubts == {b"k"}
-    look(coherence, coherence.take_questions(1)[0], 5)
-    assert doubts == set()
-    assert grown(coherence) == [b"k"]
+def test_an_empty_file_named_like_a_marker_may_become_an_object(index: Index, coherence: Coherence) -> None:
+    look(coherence, b"k.ready", ABSENT, recent=True)
+    assert grown(coherence) == [b"k.ready"]
+    look(coherence, b"k.ready", 4, recent=True)
+    assert index.has(b"k.ready")
+    look(coherence, b"other.ready", ABSENT)
+    assert grown(coherence) == [b"k.ready"]
+
+
+# -- measures
+
+
+def test_a_measure_asks_about_what_is_being_looked_at_when_it_begins(coherence: Coherence) -> None:
+    wanted = coherence.measures.want()
+    number = coherence.start_look(b"k")
+    assert coherence.begin_measure() == wanted
+    coherence.looked(b"k", number, 0)  # it may have grown since that look was made
+    assert coherence.take_questions(10) == [b"k"]
+    coherence.measures.complete(wanted)
+    assert coherence.measures.is_complete(wanted)
+
+
+def test_what_is_gone_is_not_asked_about(coherence: Coherence) -> None:
+    look(coherence, b"there", 3)
+    coherence.ask_unless_gone([b"gone", b"there"])
+    assert coherence.take_questions(10) == [b"there"]
+
+
+def test_a_scan_that_follows_no_loss_leaves_sizes_alone_unless_it_is_to_doubt_them(
+    index: Index, coherence: Coherence
+) -> None:
+    look(coherence, b"k", 3)
+    scan(coherence, b"k")  # the unknown state at start is a loss
+    assert index.unsized([b"k"]) == [b"k"]
+    look(coherence, b"k", 3)
+    coherence.want_scan()
+    scan(coherence, b"k")
+    assert index.unsized([b"k"]) == []
+    coherence.want_scan(doubt_sizes=True)
+    coherence.want_scan()
+    scan(coherence, b"k")
+    assert index.unsized([b"k"]) == [b"k"]
+
+
+# -- looks that cannot tell
+
+
+def test_what_a_client_asked_for_and_nobody_could_tell_is_not_kept_in_mind(coherence: Coherence) -> None:
+    scan(coherence, b"known")
+    for number in range(5):
+        name = b"unknown-%d" % number
+        look_number = coherence.start_look(name)
+        doubts = coherence.doubts()
+        coherence.looked(name, look_number, UNSEEN, idle=True)
+        assert doubts == set()
+    assert coherence.coherent
+    assert coherence.in_doubt == 0
+    coherence.looked(b"known", coherence.start_look(b"known"), UNSEEN, idle=True)
+    assert not coherence.coherent
+
+
+def test_a_question_is_not_lost_with_a_clients_look_that_could_not_tell(coherence: Coherence) -> None:
+    scan(coherence)
+    coherence.ask(b"k")
+    asked = coherence.start_looks(coherence.take_questions(1))
+    clients = coherence.start_look(b"k")
+    coherence.looked(b"k", clients, UNSEEN, idle=True)
+    coherence.looked_at_all([b"k"], asked, [3])
+    assert not coherence.coherent
+    assert coherence.in_doubt == 1
 
 
 # -- names in doubt, for those who wait
@@ -1034,6 +1189,38 @@ def test_a_look_that_is_older_than_a_question_during_a_change_leaves_the_name_in
     assert doubts == {b"k"}
     coherence.looked(b"k", number, 3)
     assert doubts == {b"k"}
+
+
+def test_changes_of_one_name_without_end_do_not_keep_it_in_doubt(coherence: Coherence) -> None:
+    coherence.begin(b"k")
+    coherence.hear({b"k": None}, {})  # its own event
+    doubts = coherence.doubts()
+    assert doubts == {b"k"}
+    coherence.finish(b"k", 1)
+    assert doubts == {b"k"}  # this change may be older than the question
+    coherence.begin(b"k")  # at once the next one: its look is younger than all that was asked before it began
+    coherence.hear({b"k": None}, {})
+    younger = coherence.doubts()
+    coherence.finish(b"k", 2)
+    assert doubts == set()
+    assert younger == {b"k"}
+    coherence.begin(b"k")
+    coherence.finish(b"k", UNSEEN)
+    assert younger == {b"k"}
+
+
+def test_doubts_are_stuck_when_looks_can_tell_of_nothing_that_is_left(coherence: Coherence) -> None:
+    coherence.ask(b"good")
+    coherence.ask(b"bad")
+    doubts = coherence.doubts()
+    look(coherence, b"bad", UNSEEN)
+    assert not coherence.is_stuck(doubts)
+    look(coherence, b"good", 3)
+    assert coherence.is_stuck(doubts)
+    assert coherence.unanswered() == {b"bad"}
+    look(coherence, b"bad", 3)
+    assert not coherence.is_stuck(doubts)
+    assert coherence.unanswered() == set()
 
 
 def test_forgotten_doubts_are_left_alone(coherence: Coherence) -> None:

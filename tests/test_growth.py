@@ -5,12 +5,12 @@ from __future__ import annotations
 from storekeeperd.growth import Cohorts, Growth
 
 
-def everything(_: bytes) -> bool:
-    return True
-
-
 def due(growth: Growth) -> list[bytes]:
-    return growth.take(100, everything)
+    return growth.take(100)
+
+
+def waits(growth: Growth) -> bool:
+    return bool(growth.soon or growth.later or growth.due or growth._asked)
 
 
 def test_a_name_is_due_when_it_has_waited_for_a_whole_step() -> None:
@@ -21,10 +21,10 @@ def test_a_name_is_due_when_it_has_waited_for_a_whole_step() -> None:
     assert not cohorts.due
     cohorts.step()
     assert list(cohorts.due) == [b"a"]
-    assert cohorts.waiting
+    assert cohorts
     cohorts.step()
     assert list(cohorts.due) == [b"a", b"b"]
-    assert not cohorts.waiting
+    assert not cohorts
 
 
 def test_a_name_that_is_news_again_and_again_stands_there_a_few_times_at_most() -> None:
@@ -33,9 +33,8 @@ def test_a_name_that_is_news_again_and_again_stands_there_a_few_times_at_most() 
         growth.seen(b"k", news=True, recent=True)
         growth.soon.step()
         growth.later.step()
-    assert growth.names() == {b"k"}
-    assert len(growth.soon.names()) <= 3
-    assert not growth.later.names()
+    assert due(growth) == [b"k"]
+    assert not growth.later
 
 
 def test_a_size_that_was_news_is_due_soon_and_then_later_while_the_file_is_written_to() -> None:
@@ -57,13 +56,13 @@ def test_a_size_that_was_news_is_due_soon_and_then_later_while_the_file_is_writt
         growth.later.step()
     assert due(growth) == [b"k"]
     growth.seen(b"k", news=False, recent=False)
-    assert not growth.names()
+    assert not waits(growth)
 
 
 def test_looks_that_nobody_asked_for_here_bring_nothing_that_is_no_news() -> None:
     growth = Growth()
     growth.seen(b"k", news=False, recent=True)
-    assert not growth.names()
+    assert not waits(growth)
 
 
 def test_only_so_many_are_taken_at_once_and_soon_comes_before_later() -> None:
@@ -75,29 +74,37 @@ def test_only_so_many_are_taken_at_once_and_soon_comes_before_later() -> None:
         growth.soon.step()
         growth.later.step()
     assert growth.due == 6
-    assert growth.take(3, everything) == [b"0", b"1", b"2"]
-    assert growth.take(3, everything) == [b"3", b"4"]
-    assert growth.take(3, everything) == [b"later"]
+    assert growth.take(3) == [b"0", b"1", b"2"]
+    assert growth.take(3) == [b"3", b"4"]
+    assert growth.take(3) == [b"later"]
     assert growth.due == 0
 
 
-def test_what_is_gone_is_not_looked_at() -> None:
+def test_what_is_gone_is_looked_at_no_more() -> None:
     growth = Growth()
     growth.soon.add(b"gone")
+    growth.later.add(b"gone")
     growth.soon.add(b"there")
+    growth.gone(b"gone")
     for _ in range(2):
         growth.soon.step()
-    assert growth.take(100, lambda name: name == b"there") == [b"there"]
-    assert growth.names() == {b"there"}
+        growth.later.step()
+    assert due(growth) == [b"there"]
     growth.gone(b"there")
     growth.gone(b"there")
-    assert not growth.names()
+    assert not waits(growth)
 
 
-def test_a_name_whose_look_is_under_way_may_still_have_grown() -> None:
+def test_an_empty_file_named_like_a_marker_is_looked_at_as_long_as_it_is_new() -> None:
     growth = Growth()
-    growth.soon.add(b"k")
+    growth.seen_empty(b"k.ready")
+    for cohorts in (growth.soon, growth.later, growth.later):
+        for _ in range(2):
+            cohorts.step()
+        assert due(growth) == [b"k.ready"]
+        growth.seen_empty(b"k.ready")
     for _ in range(2):
-        growth.soon.step()
-    assert due(growth) == [b"k"]
-    assert growth.names() == {b"k"}
+        growth.later.step()
+    assert due(growth) == [b"k.ready"]
+    growth.gone(b"k.ready")
+    assert not waits(growth)

@@ -52,9 +52,9 @@ class KeepsOldLooks(Coherence):
     """Looks from before a scan may assign during it, and shield a stale value from it."""
 
     def begin_scan(self) -> None:
-        looking, changing = dict(self._looking), dict(self._changing)
+        looks, changing = dict(self._looks._under_way), dict(self._changing)
         super().begin_scan()
-        self._looking, self._changing = looking, changing
+        self._looks._under_way, self._changing = looks, changing
 
 
 class BelievesTheScan(Coherence):
@@ -65,10 +65,10 @@ class BelievesTheScan(Coherence):
 
 
 class AssignsAnyLook(Coherence):
-    """A look assigns though a later one was started: there is no mark of what is under way."""
+    """A look assigns though a younger one was told before: there is no mark of what is under way."""
 
     def looked(self, name: bytes, number: int, seen: int, *, recent: bool = False) -> None:
-        self._looking.pop(name, None)
+        self._looks._under_way.pop(name, None)
         self._assign(name, seen)
 
 
@@ -84,8 +84,16 @@ class DropsQuestionsDuringALook(Coherence):
     """A question that comes while a look is under way does not make it look again."""
 
     def ask(self, name: bytes) -> None:
-        if name not in self._looking:
+        if name not in self._looks:
             super().ask(name)
+
+
+class BelievesChangesFromBeforeTheScan(Coherence):
+    """A scan counts though the look of an own change that began before it was told during it."""
+
+    def begin_scan(self) -> None:
+        super().begin_scan()
+        self._changing_since_before = set()
 
 
 class ForgetsLosses(Coherence):
@@ -164,6 +172,14 @@ class BelievesEventsWithABarrierAtTheEnd(BelievesEvents):
 def test_the_model_finds_a_broken_variant(broken: type[Coherence], start: Outside) -> None:
     with pytest.raises(Broken):
         Model(broken, start).explore()
+
+
+@pytest.mark.timeout(3600)
+def test_the_model_finds_a_change_from_before_the_scan(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--large-model"):
+        pytest.skip("takes minutes: --large-model")
+    with pytest.raises(Broken):
+        Model(BelievesChangesFromBeforeTheScan, Outside(toggles=3, changes=1, asks=1)).explore()
 
 
 def test_the_model_finds_a_missing_second_look() -> None:

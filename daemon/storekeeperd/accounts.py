@@ -38,8 +38,8 @@ class Accounts:
     def usage(self, peer: Peer, request: wire.Request) -> None:
         """Answers with the sums over a namespace, once they may be believed."""
         self._refuse_arguments(request)
-        self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
-        self._service.barriers.hold(peer, request, self._tell_usage, sizes=True)
+        space = self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
+        self._service.barriers.hold(peer, request, self._tell_usage, space=space, sizes=True)
 
     def _tell_usage(self, peer: Peer, request: wire.Request) -> None:
         totals = self._index.totals(self._service.prefix(request.options))

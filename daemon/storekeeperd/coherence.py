@@ -28,14 +28,15 @@ from collections.abc import Collection, Iterable
 
 from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
+from storekeeperd.looks import Looks
 from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.rounds import Rounds
 
-_SWEEP_NAMES = 20_000
+_SWEEP_NAMES = 4_000
 """Names checked per turn when a scan ends."""
 
-_PLAIN, _AGAIN, _VOID = range(3)
-"""What becomes of a look under way: it counts; it counts, and the name is looked at again; it does not count."""
-_NO_LOOK = (0, _VOID)
+_RETRY_NAMES = 4_000
+"""Names asked about again at once, of those that looks could not tell."""
 
 
 class Coherence:
@@ -48,6 +49,7 @@ class Coherence:
         losses: how often what was lost, by kind.
         scans: complete scans.
         growth: objects that may be written in place at this moment.
+        measures: rounds in which every object is looked at (see sizing.py).
     """
 
     def __init__(self, index: Index) -> None:
@@ -59,23 +61,25 @@ class Coherence:
         self.losses: Counter[str] = Counter()
         self.scans = 0
         self.growth = Growth()
-        self._questions: dict[bytes, None] = {}
-        self._looking: dict[bytes, tuple[int, int]] = {}  # name -> (newest look, what becomes of it)
-        self._last_look = 0
+        self.measures = Rounds()
+        self._looks = Looks()
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
+        self._older: dict[bytes, list[set[bytes]]] = {}  # name -> doubts about it when its change began
         self._unanswered: dict[bytes, None] = {}
+        self._unseen: dict[bytes, None] = {}  # those of them that a look could not tell
+        self._retries: list[bytes] = []  # those that are asked about again, the next one last
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
-        self._doubts: list[set[bytes]] = []  # handed out by `doubts`
+        self._doubts: list[set[bytes]] = []  # handed out
         self._scan = 0  # number of the scan that runs; 0: none does
-        self._scans_begun = 0
-        self._scan_completed = 0
-        self._scan_wanted = 0
+        self._scan_rounds = Rounds()
+        self._doubt_sizes = False  # by the next scan
         self._scan_epoch = 0
         self._began_empty = False
         self._gone: set[bytes] = set()  # seen to be absent since the scan began
         self._unswept: list[bytes] | None = None  # names still to be checked against the finished scan
         self._leftovers: set[bytes] = set()  # names the scan did not see; looked at before it counts
+        self._changing_since_before: set[bytes] = set()  # names with a change under way that is older than the scan
 
     @property
     def watched(self) -> bool:
@@ -94,24 +98,21 @@ class Coherence:
 
     def hear(self, names: dict[bytes, None], deleted: dict[bytes, None]) -> None:
         """Takes names that the watcher heard of, and those of them that it heard were deleted."""
-        if self._changing or self._looking:
+        if self._changing or self._looks:
             for name in names:
                 self.ask(name)
         else:
-            self._questions.update(names)
+            self._looks.questions.add_all(names)
         self._deleted.update(deleted)
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
-        if name in self._looking:
-            number, fate = self._looking[name]
-            self._looking[name] = (number, max(fate, _AGAIN))
-            if name in self._changing:
-                self._changing[name] = True
-        elif name in self._changing:
-            self._changing[name] = True
-        else:
-            self._questions[name] = None
+        if name not in self._changing:
+            self._looks.ask(name)
+            return
+        self._changing[name] = True
+        if name in self._looks:
+            self._looks.ask(name)
 
     def missed(self, name: bytes) -> None:
         """Takes that a read found no object of that name: a question, and no hit is believed until it is answered.
@@ -124,78 +125,53 @@ class Coherence:
 
     def take_questions(self, limit: int) -> list[bytes]:
         """Returns at most `limit` names to look at now; a look must be started for each."""
-        questions = self._questions
-        if len(questions) <= limit:
-            self._questions = {}
-            return list(questions)
-        names = [name for name, _ in zip(questions, range(limit), strict=False)]
-        for name in names:
-            del questions[name]
-        return names
+        return self._looks.questions.take(limit)
 
     @property
     def questions(self) -> int:
         """How many names wait for a look to be started."""
-        return len(self._questions)
+        return len(self._looks.questions)
+
+    @property
+    def looking(self) -> int:
+        """How many names are being looked at."""
+        return len(self._looks)
 
     @property
     def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
-        waiting = sum(name not in self._questions and name not in self._looking for name in self._unanswered)
-        return len(self._questions) + len(self._looking) + waiting
+        return len(self._looks.questions) + len(self._looks) + len(self._looks.idle(self._unanswered))
 
     def start_look(self, name: bytes) -> int:
         """Registers a look that is about to be made; returns its number for `looked`."""
-        self._last_look += 1
-        self._looking[name] = (self._last_look, _PLAIN)
-        return self._last_look
+        return self._looks.start((name,))
 
     def start_looks(self, names: Collection[bytes]) -> int:
         """Registers one look at many names; returns its number for `looked_at_all`."""
-        self._last_look += 1
-        self._looking.update(dict.fromkeys(names, (self._last_look, _PLAIN)))
-        return self._last_look
+        return self._looks.start(names)
 
-    def looked(self, name: bytes, number: int, seen: int, *, recent: bool = False) -> None:
-        """Takes what a look saw. It counts only if no later one was started, nor a scan, nor an own change made.
+    def looked(self, name: bytes, number: int, seen: int, *, recent: bool = False, idle: bool = False) -> None:
+        """Takes what a look saw; looks.py says whether it counts.
 
         Args:
             name: what was looked at.
             number: which look it was.
             seen: size in bytes, ABSENT or UNSEEN.
             recent: whether the file was written to a moment before.
+            idle: nobody asked but a client, who has been answered.
         """
-        newest, fate = self._looking.get(name, _NO_LOOK)
-        if newest != number:
-            return
-        del self._looking[name]
-        if fate == _VOID:
-            self.ask(name)
-            return
-        if seen == UNSEEN:
-            self._unknown(name)
-        else:
-            known = self._index.size(name)
-            self._assign(name, seen)
-            if seen == ABSENT:
-                self.growth.gone(name)
+        counts, settles, again, alone = self._looks.told(name, number)
+        if counts:
+            if seen != UNSEEN:
+                self._enter(name, seen, recent=recent)
+                if settles:
+                    self._settle(name, seen)
+            elif idle and alone and not self._index.has(name) and name not in self._unanswered:
+                self._discard(name)  # nothing is claimed of it, so nothing can be wrong
             else:
-                news = seen != known and (recent or known != UNSIZED)
-                self.growth.seen(name, news=news, recent=recent)
-        if fate == _AGAIN:
+                self._unknown(name)
+        if again:
             self.ask(name)
-            return
-        if seen == UNSEEN:  # still in doubt
-            return
-        if self._unanswered:
-            self._answered(name)
-        if seen == ABSENT and (self._deleted or self._deleted_before):
-            self._deleted.pop(name, None)
-            self._deleted_before.pop(name, None)
-        if name in self._changing:  # what that change will bring may be older than this
-            self._changing[name] = True
-            return
-        self._settle(name)
 
     def looked_at_all(
         self, names: Iterable[bytes], number: int, seen: Iterable[int], recent: Collection[bytes] = ()
@@ -206,9 +182,13 @@ class Coherence:
             looked(name, number, size, recent=name in recent)
 
     def retry_unanswered(self) -> None:
-        """Asks again what a look could not tell. To be called now and then."""
-        for name in self._unanswered:
-            self.ask(name)
+        """Asks again what looks could not tell, some names at a time. To be called now and then."""
+        if not self._retries:
+            self._retries = list(self._unanswered)
+        for name in self._retries[-_RETRY_NAMES:]:
+            if name in self._unanswered:
+                self.ask(name)
+        del self._retries[-_RETRY_NAMES:]
 
     @property
     def wants_second_looks(self) -> bool:
@@ -223,36 +203,64 @@ class Coherence:
 
     def ask_grown(self, limit: int) -> None:
         """Asks about at most `limit` of the objects that may have grown, and are due for a look."""
-        for name in self.growth.take(limit, self._index.has):
+        for name in self.growth.take(limit):
             self.ask(name)
 
-    def ask_all_grown(self) -> None:
-        """Asks about all objects that may have grown, now."""
-        for name in self.growth.names():
+    def begin_measure(self) -> int:
+        """Says that all objects are asked about from now on, in a round of its own; returns its number.
+
+        Those that are being looked at may not be among the objects yet, and that look may be too old: they are asked
+        about at once.
+        """
+        for name in list(self._looks.names()):
+            self.ask(name)
+        return self.measures.begin()
+
+    def ask_unless_gone(self, names: Iterable[bytes]) -> None:
+        """Asks about those of the names that are still objects."""
+        for name in filter(self._index.has, names):
             self.ask(name)
 
     def doubts(self) -> set[bytes]:
         """Returns the names in doubt now, as a set that empties as they are looked at; `forget` it afterwards."""
         changing = (name for name, asked in self._changing.items() if asked)
-        doubts = {*self._questions, *self._looking, *self._unanswered, *changing}
+        return self._hand_out({*self._looks.questions, *self._looks.names(), *self._unanswered, *changing})
+
+    def unanswered(self) -> set[bytes]:
+        """Returns the names whose last look could not tell, or that a read missed, as `doubts` does."""
+        return self._hand_out(set(self._unanswered))
+
+    @property
+    def any_unanswered(self) -> bool:
+        """Whether there are any such names."""
+        return bool(self._unanswered)
+
+    def _hand_out(self, doubts: set[bytes]) -> set[bytes]:
         if doubts:
             self._doubts.append(doubts)
         return doubts
 
     @property
     def doubts_out(self) -> int:
-        """How many sets of `doubts` are not given back."""
+        """How many sets of doubts are not given back."""
         return len(self._doubts)
 
     def forget(self, doubts: set[bytes]) -> None:
-        """Takes back a set that `doubts` handed out."""
+        """Takes back a set that was handed out."""
         self._doubts = [other for other in self._doubts if other is not doubts]
+
+    def is_stuck(self, doubts: set[bytes]) -> bool:
+        """Returns whether looks cannot tell of any name that is left of a set that was handed out."""
+        return bool(doubts) and doubts <= self._unseen.keys()
 
     # -- own operations
 
     def begin(self, name: bytes) -> None:
         """Says that an operation of our own starts to change a name."""
         self._changing[name] = False
+        older = [doubts for doubts in self._doubts if name in doubts]
+        if older:
+            self._older[name] = older
 
     def finish(self, name: bytes, seen: int) -> None:
         """Takes what the look at the end of an own operation saw.
@@ -260,18 +268,24 @@ class Coherence:
         It is assigned at once, so that whoever is answered next sees what was done; and looked at again if
         somebody asked meanwhile, because the question may be younger than the look. A look that is under way may be
         older than the change, and does not count.
+
+        Whoever doubted the name before the change began has his answer in any case, even if one change follows the
+        other without end. But a scan that began while the change was under way may be younger than its look: the name
+        is looked at before that scan counts.
         """
         again = self._changing.pop(name)
-        if name in self._looking:
-            self._looking[name] = (self._looking[name][0], _VOID)
+        older = self._older.pop(name, ())
+        self._looks.void(name)
         if seen == UNSEEN:
-            self._index.assign(name, ABSENT)  # no hit, whatever was done: a miss is looked up
             self._unknown(name)
         else:
             self._assign(name, seen)
+            for doubts in older:
+                doubts.discard(name)
             if not again:  # the look is younger than every question
                 self._answered(name)
-                self._settle(name)
+                self._discard(name)
+        self._changing_since_before.discard(name)
         if again or seen == UNSEEN:
             self.ask(name)
 
@@ -283,19 +297,23 @@ class Coherence:
         self.losses[kind] += 1
         self.coherent = False
 
-    def want_scan(self) -> int:
-        """Asks for a scan that begins from now on, though nothing is known to be lost; returns its number."""
-        self._scan_wanted = self._scans_begun + 1
-        return self._scan_wanted
+    def want_scan(self, *, doubt_sizes: bool = False) -> int:
+        """Asks for a scan that begins from now on, though nothing is known to be lost; returns its number.
+
+        Args:
+            doubt_sizes: whether objects that it finds as they were may have another size by now.
+        """
+        self._doubt_sizes = self._doubt_sizes or doubt_sizes
+        return self._scan_rounds.want()
 
     def has_scanned(self, number: int) -> bool:
         """Returns whether the scan of that number, or a later one, is complete."""
-        return self._scan_completed >= number
+        return self._scan_rounds.is_complete(number)
 
     @property
     def wants_scan(self) -> bool:
         """Whether a scan should be started."""
-        return not self._scan and (self.clean != self.epoch or self._scan_completed < self._scan_wanted)
+        return not self._scan and (self.clean != self.epoch or self._scan_rounds.wanted)
 
     @property
     def scanning(self) -> bool:
@@ -305,15 +323,17 @@ class Coherence:
     def begin_scan(self) -> None:
         """Says that a scan of the directory starts now; the watches are in place."""
         assert not self._scan
-        self._scans_begun += 1
-        self._scan = self._scans_begun
+        self._scan = self._scan_rounds.begin()
         self._scan_epoch = self.epoch
-        self._index.next_mark()
+        # What is there as before may have been replaced, though, while changes went unheard.
+        self._index.next_mark(doubt_sizes=self._doubt_sizes or self.clean != self.epoch)
+        self._doubt_sizes = False
         self._gone = set()
         self._began_empty = not len(self._index)  # then all that is entered from now on needs no check
         # A look that is older than the loss must not assign now: it would shield a stale value from the scan.
-        self._looking = {name: (number, _VOID) for name, (number, _) in self._looking.items()}
+        self._looks.void_all()
         self._changing = dict.fromkeys(self._changing, True)
+        self._changing_since_before = set(self._changing)
 
     def scanned(self, names: Collection[bytes]) -> None:
         """Takes names that the running scan saw."""
@@ -349,7 +369,7 @@ class Coherence:
 
     def _complete_scan(self) -> None:
         self.clean = self._scan_epoch
-        self._scan_completed = self._scan
+        self._scan_rounds.complete(self._scan)
         self.scans += 1
         self._abandon_scan()
         self._judge()
@@ -359,6 +379,7 @@ class Coherence:
         self._gone = set()
         self._unswept = None
         self._leftovers = set()
+        self._changing_since_before = set()
 
     # -- the one door
 
@@ -374,22 +395,49 @@ class Coherence:
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""
-        self._unanswered[name] = None
+        self._unanswered[name] = self._unseen[name] = None
         self.coherent = False
         if self._scan:
             self._strike(name)
 
+    def _enter(self, name: bytes, seen: int, *, recent: bool) -> None:
+        """Enters what a look saw that counts."""
+        known = self._index.size(name)
+        self._assign(name, seen)
+        if seen != ABSENT:
+            news = seen != known and (recent or known != UNSIZED)
+            self.growth.seen(name, news=news, recent=recent)
+        elif recent:
+            self.growth.seen_empty(name)
+        else:
+            self.growth.gone(name)
+
+    def _settle(self, name: bytes, seen: int) -> None:
+        """Ends what was in doubt: the look is younger than every question."""
+        if self._unanswered:
+            self._answered(name)
+        if seen == ABSENT and (self._deleted or self._deleted_before):
+            self._deleted.pop(name, None)
+            self._deleted_before.pop(name, None)
+        if name in self._changing:  # what that change will bring may be older than this
+            self._changing[name] = True
+        else:
+            self._discard(name)
+
     def _answered(self, name: bytes) -> None:
         self._unanswered.pop(name, None)
+        self._unseen.pop(name, None)
         self._judge()
 
-    def _settle(self, name: bytes) -> None:
+    def _discard(self, name: bytes) -> None:
         for doubts in self._doubts:
             doubts.discard(name)
 
     def _strike(self, name: bytes) -> None:
         """Takes a name off the list of those that a scan did not see."""
-        if self._leftovers:
+        if name in self._changing_since_before:
+            self._leftovers.add(name)
+        elif self._leftovers:
             self._leftovers.discard(name)
             if not self._leftovers and self._unswept == []:
                 self._complete_scan()

@@ -2,14 +2,13 @@
 
 Pure. Owns names, not sizes; the steps of time are its caller's. A file that somebody writes in place under its final
 name comes with an event, but grows without one: the watch does not ask for those, see watcher.py. So a size that was
-news is looked at again `soon`, until it stays the same; and once more, `later`, if the file was written to only a
-moment before: its writer may only have paused.
+news is looked at again `soon`, until it stays the same; and `later`, if the file was written to only a moment before:
+its writer may only have paused. An empty file that is named like a marker is none, but may become an object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from storekeeperd.looks import Questions
 
 RECENT_S = 5.0
 """A file that was written to no longer ago may be written to at this moment, too."""
@@ -26,7 +25,7 @@ class Growth:
     def __init__(self) -> None:
         self.soon = Cohorts()
         self.later = Cohorts()
-        self._asked: dict[bytes, None] = {}  # what the look that follows sees may be old by the time it is told
+        self._asked: dict[bytes, None] = {}
 
     def seen(self, name: bytes, *, news: bool, recent: bool) -> None:
         """Takes what a look says of an object.
@@ -44,28 +43,27 @@ class Growth:
         elif again and recent:
             self.later.add(name)
 
+    def seen_empty(self, name: bytes) -> None:
+        """Takes that a look saw an empty file, named like a marker, that was made less than `RECENT_S` before."""
+        self.seen(name, news=name not in self._asked, recent=True)
+
     def gone(self, name: bytes) -> None:
         """Takes that a look saw no object of that name."""
-        self._asked.pop(name, None)
+        if self._asked or self.soon or self.later:
+            self._asked.pop(name, None)
+            self.soon.remove(name)
+            self.later.remove(name)
 
     @property
     def due(self) -> int:
         """How many names are due for a look."""
         return len(self.soon.due) + len(self.later.due)
 
-    def take(self, limit: int, exists: Callable[[bytes], bool]) -> list[bytes]:
-        """Takes at most `limit` names that are due; returns those of them to be looked at: the others are gone."""
-        due = self.soon.due or self.later.due
-        taken = list(islice(due, limit))
-        for name in taken:
-            del due[name]
-        names = list(filter(exists, taken))
+    def take(self, limit: int) -> list[bytes]:
+        """Takes at most `limit` names that are due for a look."""
+        names = (self.soon.due or self.later.due).take(limit)
         self._asked.update(dict.fromkeys(names))
         return names
-
-    def names(self) -> set[bytes]:
-        """Returns all names that may have grown since the last look at them."""
-        return {*self.soon.names(), *self.later.names(), *self._asked}
 
 
 class Cohorts:
@@ -78,22 +76,22 @@ class Cohorts:
     def __init__(self) -> None:
         self._new: dict[bytes, None] = {}
         self._waiting: dict[bytes, None] = {}  # since before the last step
-        self.due: dict[bytes, None] = {}
+        self.due = Questions()
 
     def add(self, name: bytes) -> None:
         """Lets a name wait from now on."""
         self._new[name] = None
 
+    def remove(self, name: bytes) -> None:
+        """Forgets a name that waits; one that is due is looked at once more."""
+        self._new.pop(name, None)
+        self._waiting.pop(name, None)
+
     def step(self) -> None:
         """Says that a step of time has passed."""
-        self.due.update(self._waiting)
+        self.due.add_all(self._waiting)
         self._waiting, self._new = self._new, {}
 
-    @property
-    def waiting(self) -> bool:
+    def __bool__(self) -> bool:
         """Whether any name waits for a step."""
         return bool(self._new or self._waiting)
-
-    def names(self) -> list[bytes]:
-        """Returns all names, those that are due included."""
-        return [*self._new, *self._waiting, *self.due]

@@ -2,7 +2,7 @@
 
 Owns the table and its totals. Does not decide what is true: only coherence.py writes here, after a look or a scan.
 
-Each entry is one integer, `size << 17 | doubt << 16 | mark`: the size in bytes (-1 while nobody has looked), whether
+Each entry is one integer, `size << 33 | doubt << 32 | mark`: the size in bytes (-1 while nobody has looked), whether
 the size is from before a loss and may be out of date, and the mark of the scan that last confirmed the entry. Entries
 that a scan found but nobody looked at share one integer, so that a million of them cost no more than their names.
 """
@@ -19,10 +19,10 @@ from storekeeperd.operations import ABSENT
 UNSIZED = -1
 """The size of an object that nobody has looked at yet."""
 
-_MARKS = 1 << 16
-_MARK = _MARKS - 1
-_DOUBT = _MARKS
-_SIZE_SHIFT = 17
+_MARK_BITS = 32  # a scan a second for 136 years
+_MARK = (1 << _MARK_BITS) - 1
+_DOUBT = 1 << _MARK_BITS
+_SIZE_SHIFT = _MARK_BITS + 1
 
 
 @dataclass(slots=True)
@@ -63,6 +63,7 @@ class Index:
     def __init__(self) -> None:
         self._entries: dict[bytes, int] = {}
         self._mark = 0
+        self._doubt = 0  # what this generation adds to the entries that it confirms
         self._only_confirmed = True  # since the mark, of an empty table: then a scan's names are all new
         self.whole = Totals()
         self._spaces: dict[bytes, Totals] = {}  # of namespaces other than the default one, by prefix
@@ -106,25 +107,25 @@ class Index:
             if b"/" in name:
                 self._space(name).count(old, new)
 
-    def next_mark(self) -> None:
-        """Begins a new generation: entries that are not confirmed from now on are `unmarked`."""
+    def next_mark(self, *, doubt_sizes: bool = False) -> None:
+        """Begins a new generation: entries that are not confirmed from now on are `unmarked`.
+
+        With `doubt_sizes` those that are confirmed may have been replaced unseen: their sizes are in doubt.
+        """
         self._mark += 1
-        if self._mark == _MARKS:  # once in 65,535 scans: entries that none of them confirmed must not look confirmed
-            self._mark = 1
-            for name, entry in self._entries.items():
-                self._entries[name] = entry & ~_MARK
+        self._doubt = _DOUBT if doubt_sizes else 0
         self._only_confirmed = not self._entries
 
     def confirm(self, names: Collection[bytes]) -> None:
         """Marks names as seen by the running scan; unknown ones are entered, size not known.
 
-        The size of one that was not looked at since the scan began is in doubt: it may have been replaced unseen.
         All names are of one namespace.
         """
         entries = self._entries
         mark = self._mark
         unknown = UNSIZED << _SIZE_SHIFT | mark
         before = len(entries)
+        doubt = self._doubt
         doubted = 0
         if self._only_confirmed:  # the first scan, at the speed of C
             deque(map(entries.setdefault, names, repeat(unknown)), maxlen=0)
@@ -137,8 +138,10 @@ class Index:
                     entries[name] = unknown
                 elif entry & _MARK != mark:
                     doubted += not entry & _DOUBT
-                    entries[name] = entry & ~_MARK | _DOUBT | mark
+                    entries[name] = entry & ~_MARK | doubt | mark
         new = len(entries) - before
+        if not doubt:
+            doubted = 0
         if new or doubted:
             name = next(iter(names))
             for totals in (self.whole, self._space(name)) if b"/" in name else (self.whole,):

@@ -85,6 +85,7 @@ class Keeper:
         self._index = Index()
         self._coherence = Coherence(self._index)
         self._service = Service(limits, self._index, self._coherence, namespaces=config.namespaces, status=self._status)
+        self._sizing = Sizing(self._loop, self._index, self._coherence)
         self._reconciler = Reconciler(
             config,
             self._loop,
@@ -94,7 +95,7 @@ class Keeper:
             self._service,
             self._index,
             self._coherence,
-            Sizing(self._loop, self._index, self._coherence, self._service.barriers),
+            self._sizing,
         )
         self._listener = Listener(self._loop, self._service, limits, self._endpoint.socket, self._watch_idleness)
         self._requests = 0
@@ -160,7 +161,8 @@ class Keeper:
         self._pump_jobs()
         self._service.barriers.proceed()
         self._pump_jobs()
-        if looks == _LOOKS_PER_TURN or self._jobs.unfinished or self._service.barriers.unheard:
+        more = looks == _LOOKS_PER_TURN or self._jobs.unfinished
+        if more or self._service.barriers.unheard or self._sizing.wanted:
             self._loop.wake()
         taken = self._listener.requests - self._requests
         self._requests += taken

@@ -75,9 +75,9 @@ class Listings:
         if request.arguments:
             self._go_on(peer, request)
             return
-        self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
+        space = self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
         names = min(self._service.limits.list_names, len(self._index))
-        self._barriers.hold(peer, request, self._begin, cost_bytes=names * wire.KEY_BYTES_MAX)
+        self._barriers.hold(peer, request, self._begin, space=space, cost_bytes=names * wire.KEY_BYTES_MAX)
 
     def _begin(self, peer: Peer, request: wire.Request) -> None:
         space = self._service.prefix(request.options)

@@ -64,7 +64,7 @@ class Orders:
         number = self._coherence.start_look(name)
 
         def looked(operation: Look, outcome: Outcome) -> None:
-            self._coherence.looked(name, number, outcome.seen, recent=name in outcome.recent)
+            self._coherence.looked(name, number, outcome.seen, recent=name in outcome.recent, idle=True)
             if then is not None:
                 then(operation, outcome)
 

@@ -128,6 +128,7 @@ class Reconciler:
         """Does what is due every second."""
         if not self._service.store_away:
             self._coherence.retry_unanswered()
+            self._barriers.tick()
         if self._heartbeat.overdue and not self._watcher.waiting_bytes:
             self._take_for_deaf()
         arms, beats = self._arms, self._home.beats

@@ -70,6 +70,7 @@ class Scans:
         self._next_at = 0.0
         self._lost_at = 0.0  # the first loss since the last scan began; 0: none
         self._timed_at = 0.0
+        self._audit_at = time.monotonic() + config.limits.audit_interval_s
         self._timer: Timer | None = None
         self._last: dict[str, Any] = {}
         self._report = Report()
@@ -91,11 +92,13 @@ class Scans:
     def tick(self) -> None:
         """Asks for the scans by the clock. To be called every second."""
         now = time.monotonic()
-        # A scan puts sizes in doubt again: who waits for them comes first, but puts it off no longer than that.
-        due_at = self._timed_at + self._every_s if self._service.barriers.wants_sizes else self._timed_at
-        if self._last and now >= due_at and not self._coherence.scanning:
+        if self._last and now >= self._timed_at and not self._coherence.scanning:
             self._timed_at = now + self._every_s
-            self._coherence.want_scan()
+            # Where scans are frequent, most leave the sizes alone: to look at every object takes much longer.
+            audit = now >= self._audit_at
+            if audit:
+                self._audit_at = now + self._config.limits.audit_interval_s
+            self._coherence.want_scan(doubt_sizes=audit)
 
     def put_off(self) -> None:
         """Lets a moment pass between a loss and its scan."""
@@ -174,10 +177,10 @@ class Scans:
         self._error = error
         self._failed()
         if self._service.store_away:
-            self._service.barriers.fail(StoreUnavailable("the store's directory is not there"))
+            self._service.barriers.refuse_unrepaired(StoreUnavailable("the store's directory is not there"))
         elif error != WENT_AWAY:  # else it is back already: who waits has what he asked for in a moment
             sentence = f"the store's directory cannot be read: {error}; exists, get and put go on"
-            self._service.barriers.fail(DiskFailed(sentence))
+            self._service.barriers.refuse_unrepaired(DiskFailed(sentence))
 
     def _sweep(self) -> None:
         if self._coherence.sweep():

@@ -95,7 +95,7 @@ class Service:
         self.prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
         self._stopping = False
         transfers = self.transfers = Transfers(self)
-        self.barriers = Barriers(index, coherence, self._resume)
+        self.barriers = Barriers(coherence, self._resume)
         listings = Listings(self, self.barriers, index)
         accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
