@@ -179,7 +179,7 @@ def test_a_look_sees_the_size(disk: Disk, store: Path) -> None:
     assert do(disk, Look(b"n/k")) == Outcome(b"ok", 1)
     assert do(disk, Look(b"none")) == Outcome(b"ok", ABSENT)
     assert do(disk, Look(b"no-namespace/k")) == Outcome(b"ok", ABSENT)
-    assert do(disk, Look(b"k/under-a-file")) == Outcome(b"ok", ABSENT)
+    assert do(disk, Look(b"k/under-a-file")).word == b"store_away"  # that is no folder
 
 
 def test_a_look_that_fails_says_nothing(disk: Disk, break_os: Callable[..., None]) -> None:
@@ -842,13 +842,27 @@ def test_a_survey_sees_many_names_in_their_order(disk: Disk, store: Path) -> Non
     names = [b"k", b"gone", b"n/empty", b"k.ready", b"link", b"n", b"no-namespace/k", b"k"]
     outcome = do(disk, Survey(names))
     assert outcome.payload == [5, ABSENT, 0, ABSENT, ABSENT, ABSENT, ABSENT, 5]
-    assert set(outcome.recent) == {b"k"}  # it may be written to at this moment
+    assert set(outcome.recent) == {b"k", b"k.ready"}  # they may be written to at this moment
     assert do(disk, Survey([])).payload == []
 
 
-def test_a_survey_says_nothing_of_the_names_it_cannot_see(disk: Disk, store: Path) -> None:
+def test_a_survey_says_nothing_of_the_names_it_cannot_see(
+    disk: Disk, store: Path, break_os: Callable[..., None]
+) -> None:
     (store / "k").touch()
-    assert do(disk, Survey([b"x" * 256, b"k"])).payload == [UNSEEN, 0]
+
+    def stat(name: bytes, **named: Any) -> os.stat_result:
+        if name == b"bad":
+            raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+        return os.stat(name, **named)
+
+    break_os(stat=stat)
+    assert do(disk, Survey([b"bad", b"k"])).payload == [UNSEEN, 0]
+
+
+def test_a_name_that_the_file_system_could_not_have_is_not_there(disk: Disk) -> None:
+    assert do(disk, Survey([b"x" * 256])).payload == [ABSENT]
+    assert do(disk, Look(b"x" * 256)).seen == ABSENT
 
 
 # -- FileConnector's markers
@@ -865,6 +879,8 @@ def marking(ground: Ground) -> Iterator[Disk]:
 @pytest.mark.parametrize("name", [b"k.ready", b"n/k.ready", b"k.ready.ready"])
 def test_an_empty_file_named_like_a_marker_is_never_an_object(disk: Disk, store: Path, name: bytes) -> None:
     (store / os.fsdecode(name)).touch()
+    assert do(disk, Look(name)) == Outcome(b"ok", ABSENT, recent=(name,))  # it may become one
+    os.utime(store / os.fsdecode(name), (0, 0))
     assert do(disk, Look(name)) == Outcome(b"ok", ABSENT)
     assert get(disk, name) == Outcome(b"absent", ABSENT)
     assert do(disk, Open(name)) == Outcome(b"absent", ABSENT)

@@ -424,6 +424,60 @@ def test_every_operation_is_refused_in_another_directory_and_touches_nothing(
     assert descriptors() == open_before
 
 
+IN_A_NAMESPACE: list[Operation] = [
+    Look(b"n/k"),
+    Get(b"n/k", Budget(100, 100)),
+    Put(b"n/k", b"new", US, True, True),
+    Put(b"n/new", b"new", US, False, False),
+    Evict(b"n/k", True),
+    Stat(b"n/k"),
+    Open(b"n/k"),
+]
+
+
+def link_elsewhere(folder: Path) -> None:
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def put_elsewhere_there(folder: Path) -> None:
+    (folder.parent.parent / "elsewhere").rename(folder)
+
+
+@pytest.mark.parametrize("swap", [link_elsewhere, put_elsewhere_there])
+def test_every_operation_is_refused_in_a_folder_that_is_not_the_namespaces(
+    disk: Disk, store: Path, tmp_path: Path, swap: Callable[[Path], None]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/k").write_bytes(b"foreign")
+    assert do(disk, Look(b"n/k")).seen == 4
+    (store / "n").rename(tmp_path / "away")
+    swap(store / "n")
+    before, open_before = state(tmp_path), descriptors()
+    for operation in IN_A_NAMESPACE:
+        outcome = do(disk, operation)
+        assert (outcome.word, outcome.seen) == (b"store_away", UNSEEN), operation
+    assert do(disk, Survey([b"k", b"n/k"])).payload == [4, UNSEEN]  # others are not concerned
+    with pytest.raises(StoreUnavailable):
+        list(disk.scan(b"n/"))
+    assert do(disk, Get(b"k", Budget(100, 100))).payload == b"ours"
+    assert state(tmp_path) == before
+    assert descriptors() == open_before
+
+
+def test_a_namespaces_folder_that_was_made_again_is_entered_after_the_next_check(
+    disk: Disk, ground: Ground, store: Path
+) -> None:
+    assert do(disk, Look(b"n/k")).seen == 4
+    (store / "n").rename(store / "old")
+    assert do(disk, Look(b"n/k")).seen == ABSENT  # there is none
+    (store / "n").mkdir()
+    assert do(disk, Look(b"n/k")).word == b"store_away"
+    assert ground.denied
+    os.close(ground.adopt())
+    assert do(disk, Look(b"n/k")).seen == ABSENT
+    assert do(disk, Put(b"n/k", b"new", US, False, False)).word == b"created"
+
+
 @pytest.mark.parametrize("swap", SWAPS)
 def test_an_upload_is_not_committed_into_another_directory(
     disk: Disk, store: Path, swap: Callable[[Path], None]

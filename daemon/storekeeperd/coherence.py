@@ -333,7 +333,9 @@ class Coherence:
         # A look that is older than the loss must not assign now: it would shield a stale value from the scan.
         self._looks.void_all()
         self._changing = dict.fromkeys(self._changing, True)
+        # Nor may the look of an own change that began before: the scan does not count until that is told, and checked.
         self._changing_since_before = set(self._changing)
+        self._leftovers = set(self._changing)
 
     def scanned(self, names: Collection[bytes]) -> None:
         """Takes names that the running scan saw."""
@@ -435,9 +437,7 @@ class Coherence:
 
     def _strike(self, name: bytes) -> None:
         """Takes a name off the list of those that a scan did not see."""
-        if name in self._changing_since_before:
-            self._leftovers.add(name)
-        elif self._leftovers:
+        if self._leftovers and name not in self._changing_since_before:
             self._leftovers.discard(name)
             if not self._leftovers and self._unswept == []:
                 self._complete_scan()

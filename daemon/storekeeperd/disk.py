@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,7 +46,7 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
-from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, stat_object, write_all
+from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, stat_file, write_all
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -138,7 +140,8 @@ class Disk:
             OSError: it cannot be read to its end; what was yielded is then no complete picture.
         """
         with self._ground.stay() as stay:
-            descriptor = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=stay.root)
+            place, _ = stay.place(directory)
+            descriptor = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
             try:
                 yield from entries.read(descriptor)
             finally:
@@ -147,33 +150,26 @@ class Disk:
     # -- one method per operation
 
     def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
-        found = stat_object(operation.name, stay.root)
-        if found is None:
-            return Outcome(wire.OK, ABSENT)
-        recent = (operation.name,) if found.st_mtime > time.time() - RECENT_S else ()
-        return Outcome(wire.OK, found.st_size, recent=recent)
+        seen, recent = _sight(operation.name, stay, time.time() - RECENT_S)
+        return Outcome(wire.OK, seen, recent=(operation.name,) if recent else ())
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
-        root = stay.root
+        assert stay.root >= 0  # there is one; what is not there of a namespace alone is of no concern to others
         recently = time.time() - RECENT_S
-        seen = []
-        recent = set()
+        sizes = []
+        written = set()
         for name in operation.names:
             try:
-                found = stat_object(name, root)
-            except OSError:
-                seen.append(UNSEEN)
-                continue
-            if found is None:
-                seen.append(ABSENT)
-                continue
-            seen.append(found.st_size)
-            if found.st_mtime > recently:
-                recent.add(name)
-        return Outcome(wire.OK, payload=seen, recent=recent)
+                seen, recent = _sight(name, stay, recently)
+            except (OSError, StoreUnavailable):
+                seen, recent = UNSEEN, False
+            sizes.append(seen)
+            if recent:
+                written.add(name)
+        return Outcome(wire.OK, payload=sizes, recent=written)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
-        descriptor, size = self._open_object(operation, stay.root)
+        descriptor, size = self._open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
@@ -192,27 +188,31 @@ class Disk:
         descriptor = self._publisher.begin(stay.root)
         try:
             write_all(descriptor, operation.payload, 0)
-            return self._publisher.publish(descriptor, len(operation.payload), operation, stay.root)
+            return self._publisher.publish(descriptor, len(operation.payload), operation, stay)
         finally:
             self._publisher.discard(descriptor, stay)
 
     def _evict(self, operation: Evict, stay: Stay, _: bool) -> Outcome:
-        name, root = operation.name, stay.root
-        there = look(name, root) != ABSENT  # a directory, link or fifo of that name is not ours to remove
-        if there:
-            try:
-                self._publisher.unpublish(name, root)
-            except FileNotFoundError:
-                there = False
-        return Outcome(b"evicted" if there else b"absent", look(name, root))
-
-    def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
-        name, root = operation.name, stay.root
-        found = stat_object(name, root)
+        found = _place(operation.name, stay)
         if found is None:
             return Outcome(b"absent", ABSENT)
+        place, name = found
+        there = look(name, place) != ABSENT  # a directory, link or fifo of that name is not ours to remove
+        if there:
+            try:
+                self._publisher.unpublish(name, place)
+            except FileNotFoundError:
+                there = False
+        return Outcome(b"evicted" if there else b"absent", look(name, place))
+
+    def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
+        there = _place(operation.name, stay)
+        found = None if there is None else stat_file(there[1], there[0])
+        if there is None or found is None or not is_object(operation.name, found):
+            return Outcome(b"absent", ABSENT)
+        place, name = there
         told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
-        told.update(self._metadata(b"/proc/self/fd/%d/%s" % (root, name)))
+        told.update(self._metadata(b"/proc/self/fd/%d/%s" % (place, name)))
         return Outcome(wire.OK, found.st_size, json.dumps(told).encode())
 
     def _begin(self, operation: Begin, stay: Stay, _: bool) -> Outcome:
@@ -224,12 +224,12 @@ class Disk:
 
     def _commit(self, operation: Commit, stay: Stay, _: bool) -> Outcome:
         try:
-            return self._publisher.publish(operation.descriptor, operation.size, operation, stay.root)
+            return self._publisher.publish(operation.descriptor, operation.size, operation, stay)
         finally:
             self._publisher.discard(operation.descriptor, stay)
 
     def _open(self, operation: Open, stay: Stay, _: bool) -> Outcome:
-        descriptor, size = self._open_object(operation, stay.root)
+        descriptor, size = self._open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         return Outcome(wire.OK, size, number=descriptor)
@@ -248,17 +248,20 @@ class Disk:
         if name is None:
             return UNSEEN
         try:
-            return look(name, stay.root)
+            return _sight(name, stay, math.inf)[0]
         except (OSError, ValueError, StorekeeperError):
             return UNSEEN
 
-    def _open_object(self, operation: Get | Open, root: int) -> tuple[int, int]:
+    def _open_object(self, operation: Get | Open, stay: Stay) -> tuple[int, int]:
         """Returns descriptor and size of an object; -1 if there is none."""
-        name = operation.name
-        if not operation.known and look(name, root) == ABSENT:
+        there = _place(operation.name, stay)
+        if there is None:
+            return -1, ABSENT
+        place, name = there
+        if not operation.known and look(name, place) == ABSENT:
             return -1, ABSENT
         try:
-            descriptor = os.open(name, READ_FLAGS, dir_fd=root)
+            descriptor = os.open(name, READ_FLAGS, dir_fd=place)
         except OSError as error:
             if error.errno in _GONE or error.errno in _NOT_REGULAR:
                 return -1, ABSENT
@@ -302,6 +305,26 @@ class Disk:
         except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return {}
         return {"owner": owner, "created": created} if 0 <= created < _TIME_MAX else {}
+
+
+def _place(name: bytes, stay: Stay) -> tuple[int, bytes] | None:
+    """Returns where an object is, as `Stay.place`; None if there is no folder for it."""
+    try:
+        return stay.place(name)
+    except FileNotFoundError:
+        return None
+
+
+def _sight(name: bytes, stay: Stay, recently: float) -> tuple[int, bool]:
+    """Returns what a look sees, and whether the file was written to after `recently` (seconds since the epoch)."""
+    there = _place(name, stay)
+    found = None if there is None else stat_file(there[1], there[0])
+    if found is None:
+        return ABSENT, False
+    recent = found.st_mtime > recently
+    if is_object(name, found):
+        return found.st_size, recent
+    return ABSENT, recent and stat.S_ISREG(found.st_mode)  # an empty file named like a marker may become an object
 
 
 def _read_all(descriptor: int, offset: int, length: int) -> bytes:

@@ -6,7 +6,10 @@ relative to that descriptor: whatever happens to the path meanwhile, no object i
 another directory. The locked file proves it even where an inode number is used again: it is held open, so its own
 number cannot be.
 
-The descriptor is held for no longer than a job: the kernel tells nobody that a directory was removed while somebody
+A namespace's folder has no such file in it. It is entered by its name, never through a link, and only if it lies on the
+store's own file system and is the one that stood there at the last check (home.py, once a second and after a refusal).
+
+The descriptors are held for no longer than a job: the kernel tells nobody that a directory was removed while somebody
 has it open, and it could not be unmounted.
 """
 
@@ -45,6 +48,7 @@ class Ground:
         self.witness: tuple[int, int] | None = None
         self.denied = False
         self._root: tuple[int, int] | None = None  # device and inode of the directory itself
+        self._folders: dict[bytes, tuple[int, int]] = {}  # the same of namespaces' folders that were entered since
 
     def enter(self) -> int:
         """Returns a descriptor (O_PATH) of the store's directory, to be closed soon.
@@ -66,6 +70,32 @@ class Ground:
             StoreUnavailable, OSError: as `enter`.
         """
         descriptor, self._root = self._open()
+        self._folders = {}
+        return descriptor
+
+    def enter_folder(self, name: bytes, root: int) -> int:
+        """Returns a descriptor (O_PATH) of a namespace's folder, to be closed soon.
+
+        Args:
+            name: of the folder.
+            root: descriptor of the store's directory.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            StoreUnavailable: something else is.
+        """
+        try:
+            descriptor = os.open(name, _FLAGS | os.O_NOFOLLOW, dir_fd=root)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise self._deny() from None
+            raise
+        found = os.fstat(descriptor)
+        folder = found.st_dev, found.st_ino
+        root_device = self._root[0] if self._root else None
+        if folder[0] != root_device or self._folders.setdefault(name, folder) != folder:
+            os.close(descriptor)
+            raise self._deny()
         return descriptor
 
     def _open(self) -> tuple[int, tuple[int, int]]:
@@ -96,11 +126,12 @@ class Ground:
 class Stay:
     """One stay in the store's directory. To be used with `with`, by one thread."""
 
-    __slots__ = ("_descriptor", "_ground")
+    __slots__ = ("_descriptor", "_folders", "_ground")
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._descriptor = -1
+        self._folders: dict[bytes, int] = {}
 
     @property
     def root(self) -> int:
@@ -108,6 +139,19 @@ class Stay:
         if self._descriptor < 0:
             self._descriptor = self._ground.enter()
         return self._descriptor
+
+    def place(self, name: bytes) -> tuple[int, bytes]:
+        """Returns where an object is: descriptor of its directory, good until the stay ends, and its name there.
+
+        Raises as `root`, or as `Ground.enter_folder`.
+        """
+        folder, slash, key = name.partition(b"/")
+        if not slash:
+            return self.root, name
+        descriptor = self._folders.get(folder)
+        if descriptor is None:
+            descriptor = self._folders[folder] = self._ground.enter_folder(folder, self.root)
+        return descriptor, key
 
     def __enter__(self) -> Stay:
         return self
@@ -118,3 +162,5 @@ class Stay:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        while self._folders:
+            os.close(self._folders.popitem()[1])

@@ -28,6 +28,9 @@ READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 _COMPARE_BYTES = 1024 * 1024
 
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
+"""What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
+
 
 class Publisher:
     """Makes files and gives them names. Thread-safe.
@@ -75,18 +78,18 @@ class Publisher:
         path = self._named.pop(descriptor, None)
         os.close(descriptor)
         if path is not None:
-            with contextlib.suppress(StoreUnavailable, FileNotFoundError):
+            with contextlib.suppress(StoreUnavailable, OSError):
                 os.unlink(path, dir_fd=stay.root)
 
-    def publish(self, descriptor: int, size: int, operation: Put | Commit, root: int) -> Outcome:
+    def publish(self, descriptor: int, size: int, operation: Put | Commit, stay: Stay) -> Outcome:
         """Gives a written file the object's name. Whatever happens, no other name of it is left behind."""
-        name = operation.name
+        place, name = stay.place(operation.name)
         found = os.fstat(descriptor)
         if found.st_size != size:
             raise DiskFailed(f"{size} bytes were written, the file has {found.st_size}; nothing was stored")
         if not size and name.endswith(MARKER):
             raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
-        if self._ready_markers and len(os.path.basename(name) + MARKER) > wire.KEY_BYTES_MAX:
+        if self._ready_markers and len(name + MARKER) > wire.KEY_BYTES_MAX:
             raise BadKey(
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )
@@ -95,15 +98,15 @@ class Publisher:
         os.fchmod(descriptor, OBJECT_MODE)
         if operation.durable:
             os.fsync(descriptor)
-        word = self._link_or_compare(descriptor, size, name, root, operation.replace)
+        word = self._link_or_compare(descriptor, size, operation, stay)
         if self._ready_markers:  # last, as FileConnector does: who sees the marker finds the object
             with contextlib.suppress(FileExistsError):
-                os.mknod(name + MARKER, stat.S_IFREG | 0o444, dir_fd=root)
+                os.mknod(name + MARKER, stat.S_IFREG | 0o444, dir_fd=place)
         if operation.durable:
             if word == b"same":
-                _sync_file(name, root)  # the bytes that stay are the other file's
-            _sync_directory(os.path.dirname(name) or b".", root)
-        return Outcome(word, look(name, root))
+                _sync_file(name, place)  # the bytes that stay are the other file's
+            _sync_directory(place)
+        return Outcome(word, look(name, place))
 
     def _describe(self, descriptor: int, origin: Origin) -> None:
         try:
@@ -112,71 +115,73 @@ class Publisher:
             if error.errno != errno.EOPNOTSUPP:
                 raise
 
-    def unpublish(self, name: bytes, root: int) -> None:
+    def unpublish(self, name: bytes, place: int) -> None:
         """Removes an object, then its marker; raises `FileNotFoundError` if the object is not there."""
-        os.unlink(name, dir_fd=root)
+        os.unlink(name, dir_fd=place)
         if self._ready_markers:
-            self._remove_marker(name + MARKER, root)
+            self._remove_marker(name + MARKER, place)
 
-    def _remove_marker(self, name: bytes, root: int) -> None:
+    def _remove_marker(self, name: bytes, place: int) -> None:
         with contextlib.suppress(OSError):
-            found = os.stat(name, dir_fd=root, follow_symlinks=False)
+            found = os.stat(name, dir_fd=place, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode) and not found.st_size:  # else it is an object that is named so
-                os.unlink(name, dir_fd=root)
+                os.unlink(name, dir_fd=place)
 
-    def _link_or_compare(self, descriptor: int, size: int, name: bytes, root: int, replace: bool) -> bytes:
+    def _link_or_compare(self, descriptor: int, size: int, operation: Put | Commit, stay: Stay) -> bytes:
+        place, name = stay.place(operation.name)
         for _ in range(10):
             try:
-                self._link(descriptor, name, root)
+                self._link(descriptor, name, place)
                 return b"created"
             except FileExistsError:
                 pass
             try:
-                found = os.stat(name, dir_fd=root, follow_symlinks=False)
+                found = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if not is_object(name, found):
                     raise NotAnObject(
                         "a directory, link or other foreign entry holds that name in the store; "
                         "remove it or choose another key"
                     )
-                if replace:
-                    self._rename_over(descriptor, name, root)
+                if operation.replace:
+                    self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
-                if found.st_size == size and _same_bytes(descriptor, name, root, size):
+                if found.st_size == size and _same_bytes(descriptor, name, place, size):
                     return b"same"
             except FileNotFoundError:
                 continue  # somebody removed it between our two calls: the name is free again
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
-    def _link(self, descriptor: int, name: bytes, root: int) -> None:
+    def _link(self, descriptor: int, name: bytes, place: int) -> None:
         # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege. It names what
         # was written, even if another file stands at its private name by now.
-        os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=root, follow_symlinks=True)
+        os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=place, follow_symlinks=True)
 
-    def _rename_over(self, descriptor: int, name: bytes, root: int) -> None:
+    def _rename_over(self, descriptor: int, name: bytes, place: int, root: int) -> None:
         """Replaces atomically: a second, private name, then rename(2). Old readers keep the old inode."""
         private = self._private + b"r" + str(next(self._serial)).encode()
         self._link(descriptor, private, root)
         try:
-            os.rename(private, name, src_dir_fd=root, dst_dir_fd=root)
+            os.rename(private, name, src_dir_fd=root, dst_dir_fd=place)
         except OSError:
             os.unlink(private, dir_fd=root)
             raise
 
 
-def look(name: bytes, root: int) -> int:
+def look(name: bytes, place: int) -> int:
     """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
-    found = stat_object(name, root)
-    return ABSENT if found is None else found.st_size
+    found = stat_file(name, place)
+    return found.st_size if found is not None and is_object(name, found) else ABSENT
 
 
-def stat_object(name: bytes, root: int) -> os.stat_result | None:
-    """Returns what stat(2) says of the object of that name, None if there is none; raises `OSError` else."""
+def stat_file(name: bytes, place: int) -> os.stat_result | None:
+    """Returns what stat(2) says of a name in a directory, None if there is nothing; raises `OSError` else."""
     try:
-        found = os.stat(name, dir_fd=root, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found if is_object(name, found) else None
+        return os.stat(name, dir_fd=place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
 
 
 def is_object(name: bytes, found: os.stat_result) -> bool:
@@ -198,8 +203,8 @@ def write_all(descriptor: int, payload: Any, offset: int) -> None:
         written += os.pwrite(descriptor, view[written:], offset + written)
 
 
-def _same_bytes(descriptor: int, name: bytes, root: int, size: int) -> bool:
-    other = os.open(name, READ_FLAGS, dir_fd=root)
+def _same_bytes(descriptor: int, name: bytes, place: int, size: int) -> bool:
+    other = os.open(name, READ_FLAGS, dir_fd=place)
     try:
         for offset in range(0, size, _COMPARE_BYTES):
             if os.pread(descriptor, _COMPARE_BYTES, offset) != os.pread(other, _COMPARE_BYTES, offset):
@@ -209,12 +214,12 @@ def _same_bytes(descriptor: int, name: bytes, root: int, size: int) -> bool:
         os.close(other)
 
 
-def _sync_directory(name: bytes, root: int) -> None:
-    _sync_file(name, root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_directory(place: int) -> None:
+    _sync_file(b".", place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _sync_file(name: bytes, root: int, flags: int = READ_FLAGS) -> None:
-    descriptor = os.open(name, flags, dir_fd=root)
+def _sync_file(name: bytes, place: int, flags: int = READ_FLAGS) -> None:
+    descriptor = os.open(name, flags, dir_fd=place)
     try:
         os.fsync(descriptor)
     finally:
