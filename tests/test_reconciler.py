@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import types
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from storekeeperd.entries import Sorted
 from storekeeperd.filesystem import FileSystem
 from storekeeperd.heartbeat import Heartbeat
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT
+from storekeeperd.operations import ABSENT, UNSEEN
 from storekeeperd.reconciler import AWAY, RENEWED, REPLACED, Reconciler
 from storekeeperd.scanner import Report
 from storekeeperd.service import Service
@@ -105,6 +107,7 @@ class FakeWatcher:
         self.deaf = False
         self.refusal = ""
         self.hears_beats = True
+        self.whole = True
         self.queued: list[Heard] = []
         self.dropped: list[Heard] = []  # what nobody read in time
 
@@ -1011,3 +1014,92 @@ def test_it_tells_of_the_scan_that_runs_and_of_the_last_one(world: World) -> Non
     assert world.reconciler.summary() == "scanning, 7 names so far"
     world.end_scan(b"a", b"b", seconds=0.5)
     assert world.reconciler.status()["last_scan"]["names"] == 2
+
+
+# -- what must not be missed
+
+
+def test_a_watch_that_an_overflow_took_along_is_made_anew(world: World) -> None:
+    world.watcher.whole = False  # another directory of the same inode number stands there
+    world.watcher.say(losses=(OVERFLOW,))
+    world.turn()
+    assert world.watcher.arms == 1
+    assert world.coherence.losses[REPLACED] == 1
+    assert not world.coherence.coherent
+
+
+def test_a_deaf_watch_is_noticed_though_a_name_cannot_be_looked_at(world: World) -> None:
+    world.watcher.say(b"bad")
+    world.turn()
+    for _ in range(3):
+        world.look(UNSEEN)
+        world.second()
+    assert world.reconciler.status()["lag_ms"] >= 2000
+    assert DEAF not in world.coherence.losses
+    world.watcher.deaf = True
+    for _ in range(3):
+        world.look(UNSEEN)
+        world.second()
+    assert world.coherence.losses[DEAF] >= 1
+
+
+def test_a_watch_that_nobody_reads_is_deaf_too(world: World) -> None:
+    del world.loop.callbacks[WATCH]
+    world.loop.unwatch = lambda _: None  # type: ignore[method-assign]
+    world.watcher.say(b"k")
+    for _ in range(10):
+        world.second()
+    assert world.coherence.losses[DEAF] == 1
+
+
+def test_a_watch_that_the_loop_cannot_take_is_none(world: World) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    watch = world.loop.watch
+    world.loop.watch = refuse  # type: ignore[method-assign]
+    world.watcher.say(losses=(MOVED,))
+    world.turn()
+    assert not world.coherence.watched
+    assert not world.coherence.coherent
+    world.loop.watch = watch  # type: ignore[method-assign]
+    world.advance(31)
+    world.second()
+    assert world.coherence.watched
+    world.scan()  # that one began before
+    world.scan()
+    assert world.coherence.coherent
+
+
+def test_what_a_watch_still_had_to_tell_when_it_was_given_up_is_a_loss(world: World) -> None:
+    epoch = world.coherence.epoch
+    world.watcher.refusal = "no more watches"
+    world.watcher.hears_beats = False  # so it is to be made anew
+    world.second()
+    assert not world.coherence.watched
+    assert world.coherence.epoch > epoch
+
+
+def test_who_waits_when_the_store_goes_away_is_told_at_once(world: World) -> None:
+    world.coherence.ask(b"k")
+    peer = Peer(1, 1, 1)
+    for request_id, verb in ((b"1", b"list"), (b"2", b"usage")):
+        world.service.request(peer, wire.encode_request(verb, request_id, {"fresh": True}, []))
+    world.turn()
+    assert not world.service.replies
+    world.home.there = False
+    world.second()
+    assert [bytes(frames[2]) for _, frames in world.service.replies] == [b"store_away"] * 2
+    assert peer.owed_requests == 0
+
+
+def test_a_line_is_not_logged_again_and_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(100):
+        world.watcher.say(losses=(OVERFLOW,))
+        world.turn()
+    assert len(caplog.records) == 1
+    world.advance(11)
+    world.watcher.say(losses=(OVERFLOW,))
+    world.turn()
+    assert len(caplog.records) == 2
+    assert "99 times" in caplog.records[-1].message

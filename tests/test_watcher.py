@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import shutil
 import subprocess
@@ -524,3 +525,51 @@ def test_a_directory_above_the_store_that_is_renamed_is_heard_of(tmp_path: Path)
         assert watcher.take(everything=True).moved_above
     finally:
         watcher.close()
+
+
+# -- what an overflow may have hidden
+
+
+def test_a_watch_is_whole_as_long_as_the_directories_stand_there(watcher: Watcher, store: Path) -> None:
+    assert watcher.whole
+    (store / "k").touch()
+    (store / "n/k").touch()
+    assert watcher.whole
+    heard = watcher.take(everything=True)
+    assert list(heard.names) == [b"k", b"n/k"]  # asking changes nothing
+    assert not heard.losses
+
+
+@pytest.mark.parametrize("folder", ["n", ""])
+def test_a_directory_that_was_made_again_is_not_the_watched_one_whatever_its_inode_number(
+    watcher: Watcher, store: Path, folder: str
+) -> None:
+    shutil.rmtree(store / folder)
+    (store / folder).mkdir()
+    assert not watcher.whole  # without having read what the kernel says of it
+
+
+def test_a_watch_that_was_ended_is_not_whole(watcher: Watcher) -> None:
+    watcher.close()
+    assert not watcher.whole
+
+
+def test_a_directory_that_is_not_there_is_for_others_to_tell(watcher: Watcher, store: Path) -> None:
+    shutil.rmtree(store / "n")
+    assert watcher.whole
+
+
+def test_no_descriptor_is_lost_when_there_are_too_few(watcher: Watcher) -> None:
+    watcher.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = len(os.listdir("/proc/self/fd"))
+    for spare in range(1, 4):
+        filler = os.open("/dev/null", os.O_RDONLY)
+        os.close(filler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (filler + spare, limits[1]))
+        try:
+            with pytest.raises(WatchRefused, match="out of descriptors"):
+                watcher.arm()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(os.listdir("/proc/self/fd")) == held

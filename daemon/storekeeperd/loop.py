@@ -62,8 +62,8 @@ class Loop:
 
     def watch(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
         """Calls `callback(events)` whenever the descriptor is ready; level-triggered."""
-        self._callbacks[descriptor] = callback
         self._epoll.register(descriptor, events)
+        self._callbacks[descriptor] = callback
 
     def change(self, descriptor: int, events: int) -> None:
         """Changes the events waited for; 0 leaves errors and hang-ups."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 from io import FileIO
 from typing import Any
 
+from storekeeper.errors import StoreUnavailable
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config
@@ -47,6 +49,8 @@ _NOISE_S = 30.0
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 """Failures that are this process's, and say nothing of the store: what was true a second ago is kept."""
 _WATCH_AGAIN_S = 30.0
+_UNREAD_S = 5.0
+_SAID_S = 10.0
 _DEAF_MAX = 3
 
 
@@ -97,6 +101,7 @@ class Reconciler:
         self._heard_at = 0.0
         self._away_at = 0.0
         self._late_timer: Timer | None = None
+        self._said: dict[tuple[str, object], tuple[float, int]] = {}  # when each line was logged; how often not since
 
     def start(self) -> None:
         """Begins to watch; the first scan begins with the next turn."""
@@ -129,7 +134,7 @@ class Reconciler:
         if not self._service.store_away:
             self._coherence.retry_unanswered()
             self._barriers.tick()
-        if self._heartbeat.overdue and not self._watcher.waiting_bytes:
+        if self._is_deaf:
             self._take_for_deaf()
         arms, beats = self._arms, self._home.beats
         self.check()
@@ -144,10 +149,9 @@ class Reconciler:
 
     def _take_in(self, heard: Heard) -> None:
         self._note(heard)
-        if heard.moved_above:
-            self.check()
         if heard.losses and heard.losses != [OVERFLOW]:
             self._watch_again_at = 0.0
+        if heard.losses or heard.moved_above:
             self.check()
 
     def _note(self, heard: Heard) -> None:
@@ -163,7 +167,11 @@ class Reconciler:
             self._lose(kind)
 
     def _lose(self, kind: str) -> None:
-        log.warning("changes may have gone unseen (%s): every answer is looked up until a scan is done", kind)
+        self._say(
+            logging.WARNING,
+            "changes may have gone unseen (%s): every answer is looked up until a scan is done",
+            kind,
+        )
         self._coherence.lost(kind)
         if kind in (MOVED, GONE, DEAF):
             self._sound = False
@@ -177,6 +185,14 @@ class Reconciler:
         self._coherence.ask_second_looks()
         if self._coherence.wants_second_looks:
             self._late_timer = self._loop.call_later(LATE_S, self._look_again)
+
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether the last beat was not heard of, though nothing more is there to be heard, or nobody hears it."""
+        overdue_s = self._heartbeat.overdue_s
+        if not overdue_s or not self._watcher.waiting_bytes:
+            return overdue_s > 0
+        return overdue_s > _UNREAD_S and time.monotonic() - self._heard_at > _UNREAD_S
 
     def _take_for_deaf(self) -> None:
         """The last beat was not heard of, though nothing more is there to be heard."""
@@ -215,16 +231,23 @@ class Reconciler:
     def _change_presence(self, there: bool) -> None:
         self._service.store_away = self._sizing.paused = not there
         if there:
-            log.warning("%s is back", self._config.store)
+            self._say(logging.WARNING, "%s is back", self._config.store)
             self._watch_again_at = 0.0
         else:
             self._away_at = time.monotonic()
-            log.error("%s is gone, or another directory stands there: refusing requests", self._config.store)
+            self._say(
+                logging.ERROR,
+                "%s is gone, or another directory stands there: refusing requests",
+                self._config.store,
+            )
             self._lose(AWAY)
+            self._barriers.refuse_all(
+                StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
+            )
 
     def _keep_watch(self) -> None:
         if self._watching:
-            if self._armed and self._armed != self._home.identities():
+            if self._armed and (self._armed != self._home.identities() or not self._watcher.whole):
                 self._lose(REPLACED)
             if not self._armed or not self._watcher.hears_beats:
                 self._arm()
@@ -248,6 +271,8 @@ class Reconciler:
             self.file_system = find(self._config.store)
             self._armed = self._known = self._home.identities()
             self._watcher.arm()
+            self._loop.watch(self._watcher.descriptor, READ, self._hear)
+            self._listened = self._watcher.descriptor
         except FileNotFoundError as missing:  # a namespace's folder, which is made again when it is quiet
             self._serve_unwatched(f"{missing.filename} is not there")
             self._watch_again_at = 0.0
@@ -258,8 +283,6 @@ class Reconciler:
         self._refused = ""
         self._sound = True
         self._arms += 1
-        self._loop.watch(self._watcher.descriptor, READ, self._hear)
-        self._listened = self._watcher.descriptor
         self._coherence.watched = True
         self._barriers.exact = mode == "inotify" or self.file_system.local
         if self._scans.begun:
@@ -274,6 +297,8 @@ class Reconciler:
 
     def _serve_unwatched(self, reason: str) -> None:
         self._unwatch()
+        if self._coherence.watched and self._scans.begun:
+            self._lose(RENEWED)  # what the kernel still had to tell is not heard any more
         self._sound = False
         self._armed = []
         self._coherence.watched = False
@@ -284,6 +309,16 @@ class Reconciler:
         self._refused = reason
 
     # -- what is told
+
+    def _say(self, level: int, message: str, argument: object) -> None:
+        """Logs a line, but the same one not again and again."""
+        now = time.monotonic()
+        said_at, unsaid = self._said.get((message, argument), (-math.inf, 0))
+        if now - said_at < _SAID_S:
+            self._said[message, argument] = said_at, unsaid + 1
+            return
+        self._said[message, argument] = now, 0
+        log.log(level, message + (f" ({unsaid} times since it was said last)" if unsaid else ""), argument)
 
     def status(self) -> dict[str, Any]:
         """Returns what `status` tells of the watch and the scans."""

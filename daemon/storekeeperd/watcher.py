@@ -28,7 +28,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+    inotify_add_watch,
+)
 
 from storekeeper import wire
 
@@ -63,7 +71,7 @@ _FOLDER = b".storekeeper"
 _MARKER = b"store"
 
 OVERFLOW = "overflow"
-"""The loss that leaves the watches themselves intact: events were dropped, the kernel's queue was full."""
+"""Events were dropped, the kernel's queue was full; that a watch came to its end may have been among them."""
 MOVED = "directory_moved"
 """A watched directory was removed, renamed, exchanged or unmounted."""
 GONE = "watch_gone"
@@ -134,6 +142,10 @@ class Watcher:
         """
         self.close()
         try:
+            _need_descriptors()
+        except OSError as error:
+            raise WatchRefused(f"the process is out of descriptors: {error.strerror}") from None
+        try:
             inotify = InotifyFD()
         except OSError as error:
             raise WatchRefused(_advice(error)) from None
@@ -161,6 +173,20 @@ class Watcher:
     def hears_beats(self) -> bool:
         """Whether our own folder is watched, too."""
         return self._beat_watch >= 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is watched stands at the paths, as far as one sees: an overflow may have hidden its end.
+
+        A new directory may have the inode number of the old one, but the kernel knows them apart: inotify_add_watch(2)
+        returns the watch of a directory that is watched already, else a new one.
+        """
+        if self._inotify is None:
+            return False
+        return all(
+            inotify_add_watch(self._inotify._inotify_fd, self._store + b"/" + prefix, _OBJECTS) in (watch, -1)
+            for watch, prefix in self._watched.items()
+        )
 
     @property
     def waiting_bytes(self) -> int:
@@ -233,6 +259,17 @@ class Watcher:
             if self._inotify._is_reading:  # its thread never ran: it would have closed them
                 self._inotify._close_resources()
             self._inotify = None
+
+
+def _need_descriptors() -> None:
+    """Raises unless there are as many as `InotifyFD` takes: it loses its first one if it does not get the others."""
+    opened: list[int] = []
+    try:
+        for _ in range(4):
+            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _add(inotify: InotifyFD, path: bytes, mask: Mask) -> int:
