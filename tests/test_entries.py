@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import random
@@ -336,3 +337,40 @@ def test_an_object_of_a_directory_has_a_name_that_is_a_key(folder: Path) -> None
     assert sorted(found.objects) == sorted([b"a", "é".encode(), b"\n", b"\x7f", b"x" * 255])
     assert found.doubtful == [b"c.ready"]
     assert found.foreign == Counter(name=1, directory=1)
+
+
+# -- the call itself
+
+
+LIBRARY = ctypes.CDLL(None, use_errno=True)
+
+
+class OldLibrary:
+    """A C library without getdents64."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.syscall = LIBRARY.syscall
+
+
+def test_a_c_library_without_the_function_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.uname().machine not in entries._SYSCALLS:
+        pytest.skip(f"the number of the call is not known on {os.uname().machine}")
+    for number in range(3):
+        (folder / f"{number}").touch()
+    monkeypatch.setattr(entries.ctypes, "CDLL", OldLibrary)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        names = [name for data in entries.read(descriptor) for name in take_apart(data)[0]]
+        os.close(descriptor)
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            list(entries.read(descriptor))
+    finally:
+        monkeypatch.undo()
+    assert sorted(names) == [b".", b"..", b"0", b"1", b"2"]
+
+
+def test_an_unknown_machine_is_an_error_of_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries.ctypes, "CDLL", OldLibrary)
+    monkeypatch.setattr(entries, "_SYSCALLS", {})
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):
+        list(entries.read(0))

@@ -304,6 +304,29 @@ def test_the_pool_works_side_by_side(jobs: Jobs, disk: FakeDisk) -> None:
     assert [each.outcomes[0].word for each in finished] == [b"done", b"done"]
 
 
+def test_nobody_waits_behind_looks_that_no_client_asked_for(
+    disk: FakeDisk, clock: Clock, woken: threading.Event
+) -> None:
+    jobs = Jobs(disk, Limits(), woken.set, clock, inline=False)  # type: ignore[arg-type]
+    release = threading.Event()
+    disk.behave = lambda operation, wait: isinstance(operation, Survey) and release.wait(10) and None
+    try:
+        for _ in range(50):
+            jobs.start(job(Survey([b"k"] * 128)))
+        get = job(Look(b"k"))
+        jobs.start(get)
+        assert finish(jobs, woken) == [get]
+    finally:
+        release.set()
+        jobs.close(10)
+
+
+def test_what_replaces_something_long_goes_to_the_pool(jobs: Jobs, woken: threading.Event) -> None:
+    assert not jobs.start(job(Put(b"k", b"short", US, replace=True, durable=False, small=False)))
+    finish(jobs, woken)
+    assert jobs.start(job(Put(b"k", b"short", US, replace=True, durable=False, small=True)))
+
+
 def test_closing_waits_for_the_jobs_it_has(disk: FakeDisk) -> None:
     jobs = Jobs(disk, Limits(pool_threads=1), lambda: None)  # type: ignore[arg-type]
     ordered = [job(put(durable=True)) for _ in range(20)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storekeeper.errors import DiskFailed
+from storekeeperd import orders as orders_module
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 from storekeeperd.operations import (
@@ -163,6 +164,21 @@ def test_no_more_questions_are_turned_than_wanted(bench: Bench, names_max: int, 
     assert bench.coherence.questions == 5 - asked
     assert bench.coherence.in_doubt == 5  # those under way count too
     assert sum(len(job.operations[0].names) for job in bench.orders.jobs) == asked  # type: ignore[union-attr]
+
+
+def test_only_so_many_names_are_surveyed_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders_module, "_SURVEYED_MAX", 4)
+    for number in range(10):
+        bench.coherence.ask(b"%d" % number)
+    assert bench.orders.ask(100) == 4
+    assert bench.orders.ask(100) == 0
+    bench.survey(bench.take(), 0, 1, 2)
+    assert bench.orders.ask(100) == 3
+    assert bench.coherence.questions == 3
+    while bench.orders.jobs:
+        job = bench.take()
+        bench.survey(job, *range(len(job.operations[0].names)))  # type: ignore[union-attr]
+    assert bench.orders.ask(100) == 3
 
 
 def test_a_survey_is_registered_before_it_is_made(bench: Bench) -> None:

@@ -320,6 +320,15 @@ def test_evict_says_whether_it_was_there(bench: Bench) -> None:
     assert b"k" not in bench.disk.objects
 
 
+def test_put_knows_whether_what_it_may_replace_is_small(bench: Bench) -> None:
+    bench.disk.set(b"long", bytes(100_000))
+    bench.turn()
+    for replace in (False, True):
+        bench.ask(b"put", b"long", b"x", b"k", b"x", b"absent", b"x", replace=replace)
+        small = [operation.small for operation in bench.ordered if isinstance(operation, Put)]
+        assert small == [not replace, True, True]  # without replace nothing is freed
+
+
 def test_evict_knows_which_objects_are_small(bench: Bench) -> None:
     bench.disk.set(b"small", bytes(100))
     bench.disk.set(b"long", bytes(101))

@@ -34,6 +34,8 @@ PURE = {
     "storekeeperd.index",
     "storekeeperd.coherence",
     "storekeeperd.growth",
+    "storekeeperd.looks",
+    "storekeeperd.rounds",
     "storekeeperd.barriers",
     "storekeeperd.accounts",
     "storekeeperd.turns",

@@ -35,7 +35,7 @@ class Limits:
         inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
         inline_slice_ms: how long the loop works on a batch before others have their turn.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
-        pool_threads: threads that wait for the disk.
+        pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names.
         stop_timeout_s: how long stopping waits for what is under way.
         rescan_delay_s: the least time from the end of one scan to the start of the next.
         audit_interval_s: how often the store is scanned though the watch hears of everything.
@@ -54,7 +54,7 @@ class Limits:
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
-    pool_threads: int = 4
+    pool_threads: int = 6
     stop_timeout_s: float = 5.0
     rescan_delay_s: float = 0.1
     audit_interval_s: float = 600.0

@@ -237,7 +237,10 @@ class Disk:
     def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))
 
-    def _close(self, operation: Close, stay: Stay, _: bool) -> Outcome:
+    def _close(self, operation: Close, stay: Stay, wait: bool) -> Outcome:
+        # It may be the last one of a file that has no name any more, or never had one: then its bytes are freed now.
+        if not wait and os.fstat(operation.descriptor).st_size > self._inline_bytes_max:
+            raise WouldWait
         self._publisher.discard(operation.descriptor, stay)
         return Outcome(wire.OK)
 

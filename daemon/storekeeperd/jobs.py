@@ -55,15 +55,17 @@ class Jobs:
         self._clock = clock
         self._slow_s = limits.slow_disk_ms / 1000
         self._slow_until = 0.0 if inline else math.inf
-        # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync.
+        # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync; and so have
+        # looks that no client waits for, of which there may be a million.
         self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._slow: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._looks: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._unfinished: deque[Job] = deque()  # on the loop, for the next turns
         self._done: deque[Job] = deque()
         self._threads = [
             threading.Thread(target=self._work, args=(todo,), name=f"storekeeperd-{kind}-{number}", daemon=True)
-            for number in range((limits.pool_threads + 1) // 2)
-            for kind, todo in (("job", self._todo), ("slow-job", self._slow))
+            for number in range((limits.pool_threads + 2) // 3)
+            for kind, todo in (("job", self._todo), ("slow-job", self._slow), ("look", self._looks))
         ]
         self.inline_jobs = 0
         self.pool_jobs = 0
@@ -107,6 +109,7 @@ class Jobs:
         for _ in self._threads:
             self._todo.put(None)
             self._slow.put(None)
+            self._looks.put(None)
         deadline = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock()))
@@ -139,12 +142,14 @@ class Jobs:
         waits = any(
             isinstance(operation, Commit) or getattr(operation, "durable", False) for operation in job.operations
         )
-        (self._slow if waits else self._todo).put(job)
+        looks = isinstance(job.operations[0], Survey)
+        (self._looks if looks else self._slow if waits else self._todo).put(job)
 
     def _is_quick(self, operation: Operation) -> bool:
         """Whether an operation is quick by its kind: nothing that waits for a platter, nor moves or frees much."""
         if isinstance(operation, Put):
-            return not operation.durable and len(operation.payload) <= self._limits.inline_bytes_max
+            short = len(operation.payload) <= self._limits.inline_bytes_max
+            return short and operation.small and not operation.durable
         if isinstance(operation, Write):
             return len(operation.payload) <= self._limits.inline_bytes_max
         if isinstance(operation, Evict):

@@ -335,22 +335,32 @@ class Listener:
                 self.refused += 1
                 self._pause_accepting()
                 return
-            self._open(sock)
+            if not self._open(sock):
+                return
 
-    def _open(self, sock: socket.socket) -> None:
+    def _open(self, sock: socket.socket) -> bool:
+        """Takes a connection, or refuses it; returns whether more may be accepted now."""
         if len(self.connections) >= self._limits.connections_max:
             self.refused += 1
             sock.close()
-            return
-        sock.setblocking(False)
-        # unix(7), SO_PEERCRED: who called connect(); nothing the peer sends can change it.
-        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        peer = Peer(uid, gid, pid)
-        connection = peer.carrier = Connection(self, sock, peer, self._limits)
+            return True
+        try:
+            sock.setblocking(False)
+            # unix(7), SO_PEERCRED: who called connect(); nothing the peer sends can change it.
+            pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            peer = Peer(uid, gid, pid)
+            connection = peer.carrier = Connection(self, sock, peer, self._limits)
+            self.loop.watch(sock.fileno(), READ, connection.ready)
+        except OSError as error:  # epoll_ctl(2): ENOMEM, or ENOSPC by fs.epoll.max_user_watches
+            log.debug("cannot take a connection: %s", error)
+            self.refused += 1
+            sock.close()
+            self._pause_accepting()
+            return False
         self.accepted += 1
         self.connections[sock.fileno()] = connection
-        self.loop.watch(sock.fileno(), READ, connection.ready)
         self._on_change()
+        return True
 
     def _pause_accepting(self) -> None:
         """Out of descriptors: wait a moment instead of spinning on a socket that stays ready."""

@@ -91,13 +91,14 @@ class Get:
 
 @dataclass(slots=True)
 class Put:
-    """Publish an object. Word `created`, `replaced` or `same`."""
+    """Publish an object. Word `created`, `replaced` or `same`. `small` as in Evict, of what it may replace."""
 
     name: bytes
     payload: Any
     origin: Origin
     replace: bool
     durable: bool
+    small: bool = True
 
 
 @dataclass(slots=True)

@@ -16,6 +16,9 @@ from storekeeperd.index import Index
 from storekeeperd.operations import ABSENT, UNSEEN, Commit, Evict, Job, Look, Operation, Outcome, Put, Survey
 from storekeeperd.turns import Turns
 
+_SURVEYED_MAX = 1024
+"""Names looked at because of a question, at a time."""
+
 Ticket = Callable[[Any, Outcome], None] | None
 """What to do with the outcome of an operation."""
 
@@ -35,6 +38,7 @@ class Orders:
     def __init__(self, index: Index, coherence: Coherence, questions_per_job: int) -> None:
         self.jobs: deque[Job] = deque()
         self.under_way = 0
+        self._surveyed = 0  # names that are being looked at because of a question
         self._index = index
         self._coherence = coherence
         self._turns = Turns()
@@ -71,7 +75,11 @@ class Orders:
         return looked
 
     def ask(self, names_max: int) -> int:
-        """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
+        """Turns open questions about names into jobs, at most `names_max`; returns how many it turned.
+
+        Only so many are under way at a time: the rest waits where each name stands once.
+        """
+        names_max = min(names_max, _SURVEYED_MAX - self._surveyed)
         asked = 0
         while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
             self.order([Survey(names)], [self._survey_ticket(names)])
@@ -97,8 +105,10 @@ class Orders:
 
     def _survey_ticket(self, names: list[bytes]) -> Ticket:
         number = self._coherence.start_looks(names)
+        self._surveyed += len(names)
 
         def surveyed(_: Survey, outcome: Outcome) -> None:
+            self._surveyed -= len(names)
             seen = outcome.payload if outcome.error is None else [UNSEEN] * len(names)
             self._coherence.looked_at_all(names, number, seen, outcome.recent)
 

@@ -262,7 +262,7 @@ class Service:
         self._mutate_each(
             answer,
             [
-                (position, Put(name, payloads[position], origin, replace, durable))
+                (position, Put(name, payloads[position], origin, replace, durable, not replace or self._is_small(name)))
                 for position, name in self._names(answer, prefix, arguments[::2])
             ],
         )

@@ -265,8 +265,8 @@ def _need_descriptors() -> None:
     """Raises unless there are as many as `InotifyFD` takes: it loses its first one if it does not get the others."""
     opened: list[int] = []
     try:
-        for _ in range(4):
-            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        for _ in range(2):
+            opened += os.pipe()
     finally:
         for descriptor in opened:
             os.close(descriptor)
