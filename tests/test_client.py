@@ -117,6 +117,14 @@ def test_fresh_usage_counts_what_is_written_in_place_before(client: Client, daem
     assert client.usage(fresh=True) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
 
 
+def test_a_fresh_list_has_an_object_that_was_a_marker_a_moment_ago(client: Client, daemon: Daemon) -> None:
+    with open(daemon.store / "k.ready", "wb", buffering=0) as file:
+        assert client.list(fresh=True) == []  # empty, it is a marker of FileConnector's
+        file.write(b"12345")
+    assert client.list(fresh=True) == ["k.ready"]
+    assert client.usage(fresh=True)["bytes"] == 5
+
+
 def test_usage_counts_by_itself_what_is_written_in_place_with_pauses(client: Client, daemon: Daemon) -> None:
     with open(daemon.store / "by hand", "wb", buffering=0) as file:
         for size in (1, 2):

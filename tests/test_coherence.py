@@ -1049,8 +1049,12 @@ def test_a_doubted_size_is_news_only_if_it_is_another(coherence: Coherence) -> N
 def test_an_empty_file_named_like_a_marker_may_become_an_object(index: Index, coherence: Coherence) -> None:
     look(coherence, b"k.ready", ABSENT, recent=True)
     assert grown(coherence) == [b"k.ready"]
+    coherence.ask_empty()
+    assert coherence.take_questions(10) == [b"k.ready"]
     look(coherence, b"k.ready", 4, recent=True)
     assert index.has(b"k.ready")
+    coherence.ask_empty()
+    assert coherence.take_questions(10) == []
     look(coherence, b"other.ready", ABSENT)
     assert grown(coherence) == [b"k.ready"]
 

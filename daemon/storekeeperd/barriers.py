@@ -111,6 +111,7 @@ class Barriers:
     def heard(self) -> None:
         """Takes that everything which the kernel had to tell was read and asked about."""
         unheard = [waiter for waiter in self._waiting if not waiter.heard]
+        self._coherence.ask_empty()
         doubts = self._keep(self._coherence.doubts()) if unheard else set()
         for waiter in unheard:
             waiter.heard = True

@@ -206,6 +206,11 @@ class Coherence:
         for name in self.growth.take(limit):
             self.ask(name)
 
+    def ask_empty(self) -> None:
+        """Asks about all files that were no objects a moment ago, but may be now."""
+        for name in self.growth.empty:
+            self.ask(name)
+
     def begin_measure(self) -> int:
         """Says that all objects are asked about from now on, in a round of its own; returns its number.
 

@@ -20,11 +20,13 @@ class Growth:
     Attributes:
         soon: names whose size was news.
         later: names whose size stayed the same, but whose writer may only have paused.
+        empty: empty files named like markers, which are no objects, but may have become some.
     """
 
     def __init__(self) -> None:
         self.soon = Cohorts()
         self.later = Cohorts()
+        self.empty: dict[bytes, None] = {}
         self._asked: dict[bytes, None] = {}
 
     def seen(self, name: bytes, *, news: bool, recent: bool) -> None:
@@ -38,6 +40,8 @@ class Growth:
         again = name in self._asked
         if again:
             del self._asked[name]
+        if self.empty:
+            self.empty.pop(name, None)
         if news:
             self.soon.add(name)
         elif again and recent:
@@ -46,11 +50,13 @@ class Growth:
     def seen_empty(self, name: bytes) -> None:
         """Takes that a look saw an empty file, named like a marker, that was made less than `RECENT_S` before."""
         self.seen(name, news=name not in self._asked, recent=True)
+        self.empty[name] = None
 
     def gone(self, name: bytes) -> None:
         """Takes that a look saw no object of that name."""
         if self._asked or self.soon or self.later:
             self._asked.pop(name, None)
+            self.empty.pop(name, None)
             self.soon.remove(name)
             self.later.remove(name)
 
