@@ -10,14 +10,14 @@ def due(growth: Growth) -> list[bytes]:
 
 
 def waits(growth: Growth) -> bool:
-    return bool(growth.soon or growth.later or growth.due or growth._asked)
+    return bool(growth.soon or growth.later or growth.due or growth.asked)
 
 
 def test_a_name_is_due_when_it_has_waited_for_a_whole_step() -> None:
     cohorts = Cohorts()
-    cohorts.add(b"a")
+    cohorts.add([b"a"])
     cohorts.step()
-    cohorts.add(b"b")
+    cohorts.add([b"b"])
     assert not cohorts.due
     cohorts.step()
     assert list(cohorts.due) == [b"a"]
@@ -67,9 +67,9 @@ def test_looks_that_nobody_asked_for_here_bring_nothing_that_is_no_news() -> Non
 
 def test_only_so_many_are_taken_at_once_and_soon_comes_before_later() -> None:
     growth = Growth()
-    growth.later.add(b"later")
+    growth.later.add([b"later"])
     for number in range(5):
-        growth.soon.add(b"%d" % number)
+        growth.soon.add([b"%d" % number])
     for _ in range(2):
         growth.soon.step()
         growth.later.step()
@@ -82,29 +82,29 @@ def test_only_so_many_are_taken_at_once_and_soon_comes_before_later() -> None:
 
 def test_what_is_gone_is_looked_at_no_more() -> None:
     growth = Growth()
-    growth.soon.add(b"gone")
-    growth.later.add(b"gone")
-    growth.soon.add(b"there")
-    growth.gone(b"gone")
+    growth.soon.add([b"gone"])
+    growth.later.add([b"gone"])
+    growth.soon.add([b"there"])
+    growth.go([b"gone"], ())
     for _ in range(2):
         growth.soon.step()
         growth.later.step()
     assert due(growth) == [b"there"]
-    growth.gone(b"there")
-    growth.gone(b"there")
+    growth.go([b"there"], ())
+    growth.go([b"there"], ())
     assert not waits(growth)
 
 
 def test_an_empty_file_named_like_a_marker_is_looked_at_as_long_as_it_is_new() -> None:
     growth = Growth()
-    growth.seen_empty(b"k.ready")
+    growth.go([b"k.ready"], {b"k.ready"})
     for cohorts in (growth.soon, growth.later, growth.later):
         for _ in range(2):
             cohorts.step()
         assert due(growth) == [b"k.ready"]
-        growth.seen_empty(b"k.ready")
+        growth.go([b"k.ready"], {b"k.ready"})
     for _ in range(2):
         growth.later.step()
     assert due(growth) == [b"k.ready"]
-    growth.gone(b"k.ready")
+    growth.go([b"k.ready"], ())
     assert not waits(growth)

@@ -29,7 +29,8 @@ class Bench:
         self.loop = FakeLoop()
         self.index = Index()
         self.coherence = Coherence(self.index)
-        self.sizing = Sizing(self.loop, self.index, self.coherence)  # type: ignore[arg-type]
+        self.behind = False
+        self.sizing = Sizing(self.loop, self.index, self.coherence, lambda: self.behind)  # type: ignore[arg-type]
         self.sizes: dict[bytes, int] = {}
         self.recent: set[bytes] = set()
         self.looks = 0
@@ -206,6 +207,18 @@ def test_it_waits_while_others_have_more_to_look_at(bench: Bench) -> None:
     assert bench.turn() > 0  # what is being looked at counts, too
     assert bench.coherence.questions == 0
     bench.coherence.looked_at_all([b"busy-%d" % busy for busy in range(513)], number, [ABSENT] * 513)
+    assert bench.run() == [1]
+
+
+def test_it_waits_while_more_is_heard_than_is_kept_up_with(bench: Bench) -> None:
+    bench.sizes = {b"k": 3}
+    bench.scan(b"k")
+    bench.sizing.begin()
+    bench.behind = True
+    bench.turn()
+    assert bench.turn() > 0
+    assert bench.look() == 0
+    bench.behind = False
     assert bench.run() == [1]
 
 

@@ -163,7 +163,7 @@ class Coherence:
         counts, settles, again, alone = self._looks.told(name, number)
         if counts:
             if seen != UNSEEN:
-                self._enter(name, seen, recent=recent)
+                self._grow(name, seen, self._assign(name, seen), recent=recent)
                 if settles:
                     self._settle(name, seen)
             elif idle and alone and not self._index.has(name) and name not in self._unanswered:
@@ -174,12 +174,43 @@ class Coherence:
             self.ask(name)
 
     def looked_at_all(
-        self, names: Iterable[bytes], number: int, seen: Iterable[int], recent: Collection[bytes] = ()
+        self, names: Collection[bytes], number: int, seen: Iterable[int], recent: Collection[bytes] = ()
     ) -> None:
         """Takes what one look at many names saw; `recent` are those that were written to a moment before."""
-        looked = self.looked
-        for name, size in zip(names, seen, strict=True):
-            looked(name, number, size, recent=name in recent)
+        quiet = not self._leftovers and self._changing.keys().isdisjoint(names)
+        if not quiet or not self._looks.told_alone(names, number):
+            for name, size in zip(names, seen, strict=True):
+                self.looked(name, number, size, recent=name in recent)
+            return
+        self._enter_all(dict(zip(names, seen, strict=True)), recent)
+
+    def _enter_all(self, sizes: dict[bytes, int], recent: Collection[bytes]) -> None:
+        """Does as `looked` for many names of which nothing else is to be said: the hot path of a storm of changes."""
+        assign, asked = self._index.assign, self.growth.asked
+        news, gone = [], []
+        for name, size in sizes.items():
+            if size == UNSEEN:
+                self._unknown(name)
+                continue
+            known = assign(name, size)
+            if size == ABSENT:
+                gone.append(name)
+            elif size != known and (known != UNSIZED or name in recent):
+                news.append(name)
+            elif name in asked:
+                self.growth.seen(name, news=False, recent=name in recent)
+        if self._scan:
+            self._gone.update(gone)
+        self.growth.come(news)
+        self.growth.go(gone, recent)
+        if self._unanswered or self._doubts:
+            for name, size in sizes.items():
+                if size != UNSEEN:
+                    self._settle(name, size)
+        elif self._deleted or self._deleted_before:
+            for name in gone:
+                self._deleted.pop(name, None)
+                self._deleted_before.pop(name, None)
 
     def retry_unanswered(self) -> None:
         """Asks again what looks could not tell, some names at a time. To be called now and then."""
@@ -390,15 +421,16 @@ class Coherence:
 
     # -- the one door
 
-    def _assign(self, name: bytes, seen: int) -> None:
-        """Enters what was seen."""
-        self._index.assign(name, seen)
+    def _assign(self, name: bytes, seen: int) -> int | None:
+        """Enters what was seen; returns the size that was known, as Index.size does."""
+        known = self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
         if self._scan:
             if seen == ABSENT:
                 self._gone.add(name)
             self._strike(name)
+        return known
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""
@@ -407,17 +439,13 @@ class Coherence:
         if self._scan:
             self._strike(name)
 
-    def _enter(self, name: bytes, seen: int, *, recent: bool) -> None:
-        """Enters what a look saw that counts."""
-        known = self._index.size(name)
-        self._assign(name, seen)
-        if seen != ABSENT:
+    def _grow(self, name: bytes, seen: int, known: int | None, *, recent: bool) -> None:
+        """Takes what a look that counts saw, and the size that was known before."""
+        if seen == ABSENT:
+            self.growth.go([name], [name] if recent else ())
+        else:
             news = seen != known and (recent or known != UNSIZED)
             self.growth.seen(name, news=news, recent=recent)
-        elif recent:
-            self.growth.seen_empty(name)
-        else:
-            self.growth.gone(name)
 
     def _settle(self, name: bytes, seen: int) -> None:
         """Ends what was in doubt: the look is younger than every question."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import stat
 import time
@@ -46,7 +45,7 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
-from storekeeperd.publisher import ATTRIBUTE, READ_FLAGS, Publisher, is_object, look, stat_file, write_all
+from storekeeperd.publisher import ATTRIBUTE, NO_FILE, READ_FLAGS, Publisher, is_object, look, stat_file, write_all
 
 _TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -150,23 +149,14 @@ class Disk:
     # -- one method per operation
 
     def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
-        seen, recent = _sight(operation.name, stay, time.time() - RECENT_S)
-        return Outcome(wire.OK, seen, recent=(operation.name,) if recent else ())
+        (size,), recent, error = _sights([operation.name], stay)
+        if error is not None:
+            raise error
+        return Outcome(wire.OK, size, recent=tuple(recent))
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
-        assert stay.root >= 0  # there is one; what is not there of a namespace alone is of no concern to others
-        recently = time.time() - RECENT_S
-        sizes = []
-        written = set()
-        for name in operation.names:
-            try:
-                seen, recent = _sight(name, stay, recently)
-            except (OSError, StoreUnavailable):
-                seen, recent = UNSEEN, False
-            sizes.append(seen)
-            if recent:
-                written.add(name)
-        return Outcome(wire.OK, payload=sizes, recent=written)
+        sizes, recent, _error = _sights(operation.names, stay)
+        return Outcome(wire.OK, payload=sizes, recent=recent)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
         descriptor, size = self._open_object(operation, stay)
@@ -251,7 +241,7 @@ class Disk:
         if name is None:
             return UNSEEN
         try:
-            return _sight(name, stay, math.inf)[0]
+            return _sights([name], stay)[0][0]
         except (OSError, ValueError, StorekeeperError):
             return UNSEEN
 
@@ -318,16 +308,37 @@ def _place(name: bytes, stay: Stay) -> tuple[int, bytes] | None:
         return None
 
 
-def _sight(name: bytes, stay: Stay, recently: float) -> tuple[int, bool]:
-    """Returns what a look sees, and whether the file was written to after `recently` (seconds since the epoch)."""
-    there = _place(name, stay)
-    found = None if there is None else stat_file(there[1], there[0])
-    if found is None:
-        return ABSENT, False
-    recent = found.st_mtime > recently
-    if is_object(name, found):
-        return found.st_size, recent
-    return ABSENT, recent and stat.S_ISREG(found.st_mode)  # an empty file named like a marker may become an object
+def _sights(names: list[bytes], stay: Stay) -> tuple[list[int], set[bytes], OSError | StoreUnavailable | None]:
+    """Looks at names: the hot path of a storm of changes.
+
+    Returns:
+        What was seen of each; which of them are files that were written to a moment ago; and why of some of them
+        nothing can be said, if so.
+    """
+    root = stay.root
+    recently = time.time() - RECENT_S
+    sizes, recent = [], set()
+    why: OSError | StoreUnavailable | None = None
+    for name in names:
+        try:
+            place, key = stay.place(name) if b"/" in name else (root, name)
+            found = os.stat(key, dir_fd=place, follow_symlinks=False)
+        except FileNotFoundError:
+            sizes.append(ABSENT)
+            continue
+        except (OSError, StoreUnavailable) as error:
+            if isinstance(error, OSError) and error.errno in NO_FILE:
+                sizes.append(ABSENT)
+            else:
+                sizes.append(UNSEEN)
+                why = error
+            continue
+        there = is_object(name, found)
+        sizes.append(found.st_size if there else ABSENT)
+        # What is no object, but a file, is an empty one that is named like a marker: it may become an object.
+        if found.st_mtime > recently and (there or stat.S_ISREG(found.st_mode)):
+            recent.add(name)
+    return sizes, recent, why
 
 
 def _read_all(descriptor: int, offset: int, length: int) -> bytes:

@@ -8,6 +8,8 @@ its writer may only have paused. An empty file that is named like a marker is no
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from storekeeperd.looks import Questions
 
 RECENT_S = 5.0
@@ -20,6 +22,7 @@ class Growth:
     Attributes:
         soon: names whose size was news.
         later: names whose size stayed the same, but whose writer may only have paused.
+        asked: names that are asked about for that, and not looked at yet.
         empty: empty files named like markers, which are no objects, but may have become some.
     """
 
@@ -27,7 +30,7 @@ class Growth:
         self.soon = Cohorts()
         self.later = Cohorts()
         self.empty: dict[bytes, None] = {}
-        self._asked: dict[bytes, None] = {}
+        self.asked: dict[bytes, None] = {}
 
     def seen(self, name: bytes, *, news: bool, recent: bool) -> None:
         """Takes what a look says of an object.
@@ -37,28 +40,36 @@ class Growth:
             news: it came behind our back, or has another size than was known.
             recent: it was written to less than `RECENT_S` before.
         """
-        again = name in self._asked
+        again = name in self.asked
         if again:
-            del self._asked[name]
+            del self.asked[name]
         if self.empty:
             self.empty.pop(name, None)
         if news:
-            self.soon.add(name)
+            self.soon.add((name,))
         elif again and recent:
-            self.later.add(name)
+            self.later.add((name,))
 
-    def seen_empty(self, name: bytes) -> None:
-        """Takes that a look saw an empty file, named like a marker, that was made less than `RECENT_S` before."""
-        self.seen(name, news=name not in self._asked, recent=True)
-        self.empty[name] = None
+    def come(self, names: list[bytes]) -> None:
+        """Takes objects that came behind our back, or have another size than was known: `seen` for many of them."""
+        if self.asked or self.empty:
+            for name in names:
+                self.seen(name, news=True, recent=True)
+        else:
+            self.soon.add(names)
 
-    def gone(self, name: bytes) -> None:
-        """Takes that a look saw no object of that name."""
-        if self._asked or self.soon or self.later:
-            self._asked.pop(name, None)
-            self.empty.pop(name, None)
-            self.soon.remove(name)
-            self.later.remove(name)
+    def go(self, names: list[bytes], recent: Collection[bytes]) -> None:
+        """Takes names that a look saw no objects of. Those in `recent` are empty files, named like markers."""
+        if recent:
+            for name in names:
+                if name in recent:
+                    self.seen(name, news=name not in self.asked, recent=True)
+                    self.empty[name] = None
+            names = [name for name in names if name not in recent]
+        for waiting in (self.asked, self.empty, *self.soon.waiting, *self.later.waiting):
+            if waiting:
+                for name in names:
+                    waiting.pop(name, None)
 
     @property
     def due(self) -> int:
@@ -68,7 +79,7 @@ class Growth:
     def take(self, limit: int) -> list[bytes]:
         """Takes at most `limit` names that are due for a look."""
         names = (self.soon.due or self.later.due).take(limit)
-        self._asked.update(dict.fromkeys(names))
+        self.asked.update(dict.fromkeys(names))
         return names
 
 
@@ -84,14 +95,14 @@ class Cohorts:
         self._waiting: dict[bytes, None] = {}  # since before the last step
         self.due = Questions()
 
-    def add(self, name: bytes) -> None:
-        """Lets a name wait from now on."""
-        self._new[name] = None
+    def add(self, names: Iterable[bytes]) -> None:
+        """Lets names wait from now on."""
+        self._new.update(dict.fromkeys(names))
 
-    def remove(self, name: bytes) -> None:
-        """Forgets a name that waits; one that is due is looked at once more."""
-        self._new.pop(name, None)
-        self._waiting.pop(name, None)
+    @property
+    def waiting(self) -> tuple[dict[bytes, None], dict[bytes, None]]:
+        """The names that wait; they may be removed."""
+        return self._new, self._waiting
 
     def step(self) -> None:
         """Says that a step of time has passed."""

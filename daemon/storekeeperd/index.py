@@ -89,8 +89,8 @@ class Index:
             default.bytes -= space.bytes
         return default
 
-    def assign(self, name: bytes, seen: int) -> None:
-        """Makes the entry what a look saw: a size in bytes, or ABSENT."""
+    def assign(self, name: bytes, seen: int) -> int | None:
+        """Makes the entry what a look saw, a size in bytes or ABSENT; returns the size before, as `size` does."""
         assert seen >= ABSENT, seen
         entries = self._entries
         old = entries.get(name)
@@ -98,7 +98,7 @@ class Index:
             new = entries[name] = seen << _SIZE_SHIFT | self._mark
             self._only_confirmed = False
         elif old is None:
-            return
+            return None
         else:
             del entries[name]
             new = None
@@ -106,6 +106,7 @@ class Index:
             self.whole.count(old, new)
             if b"/" in name:
                 self._space(name).count(old, new)
+        return None if old is None else old >> _SIZE_SHIFT
 
     def next_mark(self, *, doubt_sizes: bool = False) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`.

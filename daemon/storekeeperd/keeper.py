@@ -85,12 +85,13 @@ class Keeper:
         self._index = Index()
         self._coherence = Coherence(self._index)
         self._service = Service(limits, self._index, self._coherence, namespaces=config.namespaces, status=self._status)
-        self._sizing = Sizing(self._loop, self._index, self._coherence)
+        watcher = Watcher(config.store, prefixes)
+        self._sizing = Sizing(self._loop, self._index, self._coherence, lambda: watcher.behind)
         self._reconciler = Reconciler(
             config,
             self._loop,
             self._home,
-            Watcher(config.store, prefixes),
+            watcher,
             Scanner(self._disk, prefixes, self._loop.wake),
             self._service,
             self._index,

@@ -44,8 +44,11 @@ class Listing:
             some = self.names[-count:]
             del self.names[-count:]
             skimmed += len(some)
-            found = [name for name in some if name.startswith(self.prefix)]
-            self._found += found if self.space else [name for name in found if b"/" not in name]
+            if self.prefix:
+                some = [name for name in some if name.startswith(self.prefix)]
+            if not self.space and b"/" in b"\0".join(some):
+                some = [name for name in some if b"/" not in name]
+            self._found += some
         page = self._found[:count]
         del self._found[:count]
         return page
@@ -108,6 +111,6 @@ class Listings:
         self._tell(peer, request, page, len(listing.space), handle)
 
     def _tell(self, peer: Peer, request: wire.Request, page: list[bytes], strip: int, handle: wire.Frame) -> None:
-        payload = b"".join([name[strip:] + b"\0" for name in page])
+        payload = b"\0".join([name[strip:] for name in page] if strip else page) + b"\0" * bool(page)
         details = {"handle": bytes(handle).decode()} if handle else {}
         self._service.reply(peer, request, wire.OK, [payload], details)

@@ -11,7 +11,9 @@ else, and told later, and several at one name may be told in any order. What cou
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from itertools import filterfalse
 from typing import NamedTuple
 
 
@@ -46,11 +48,7 @@ class Questions:
 
     def add_all(self, names: dict[bytes, None]) -> None:
         """Adds names, but for those that wait already."""
-        if not self._old:
-            self._new.update(names)
-            return
-        for name in names:
-            self.add(name)
+        self._new.update(dict.fromkeys(filterfalse(self._old.__contains__, names)) if self._old else names)
 
     def take(self, limit: int) -> list[bytes]:
         """Removes and returns the oldest names, at most `limit`; maybe fewer than there are."""
@@ -65,8 +63,7 @@ class Questions:
             self._order = list(self._old)[::-1]
         names = self._order[: -limit - 1 : -1]
         del self._order[-limit:]
-        for name in names:
-            del self._old[name]
+        deque(map(self._old.__delitem__, names), maxlen=0)
         return names
 
 
@@ -167,6 +164,23 @@ class Looks:
     def void_all(self) -> None:
         """Says that no look which is under way counts."""
         self._under_way = {name: looks._replace(floor=looks.newest) for name, looks in self._under_way.items()}
+
+    def told_alone(self, names: Collection[bytes], number: int) -> bool:
+        """Takes that a look has been made, if it was the only one at each of the names and they were not asked about.
+
+        Returns:
+            Whether that was so: then it counts and settles everything. Else nothing was taken; tell name by name.
+        """
+        under_way = self._under_way
+        shared = under_way.get(next(iter(names), b""))  # by all names of one `start`, while nothing else happens
+        if shared != _UnderWay(number, number, number - 1, 0):
+            return False
+        for name in names:
+            if under_way.get(name) is not shared:
+                return False
+        for name in names:
+            under_way.pop(name, None)
+        return True
 
     def told(self, name: bytes, number: int) -> Verdict:
         """Takes that a look has been made; returns what becomes of it."""

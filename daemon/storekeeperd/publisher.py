@@ -28,7 +28,7 @@ READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 _COMPARE_BYTES = 1024 * 1024
 
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 """What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
 
 
@@ -179,7 +179,7 @@ def stat_file(name: bytes, place: int) -> os.stat_result | None:
     try:
         return os.stat(name, dir_fd=place, follow_symlinks=False)
     except OSError as error:
-        if error.errno in _NO_FILE:
+        if error.errno in NO_FILE:
             return None
         raise
 

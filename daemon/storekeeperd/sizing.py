@@ -8,6 +8,8 @@ after he came (a measure), and without a pause. What may be written in place is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from storekeeperd.coherence import Coherence
 from storekeeperd.growth import RECENT_S, Cohorts
 from storekeeperd.index import Index
@@ -30,13 +32,15 @@ class Sizing:
     Args:
         loop: where it takes its turns.
         index: what is looked through; coherence: where the questions go.
+        behind: returns whether more is heard of the directory than is kept up with; then sizes can wait.
 
     Attributes:
         paused: nothing can be looked at now.
     """
 
-    def __init__(self, loop: Loop, index: Index, coherence: Coherence) -> None:
+    def __init__(self, loop: Loop, index: Index, coherence: Coherence, behind: Callable[[], bool]) -> None:
         self._loop = loop
+        self._behind = behind
         self._index = index
         self._coherence = coherence
         self._growth = coherence.growth
@@ -78,7 +82,7 @@ class Sizing:
 
     def _go_on(self) -> None:
         coherence = self._coherence
-        if self.paused or coherence.questions + coherence.looking > _BUSY_NAMES:
+        if self.paused or coherence.questions + coherence.looking > _BUSY_NAMES or self._behind():
             self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
             return
         pause_s = 0.0

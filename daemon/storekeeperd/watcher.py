@@ -195,6 +195,11 @@ class Watcher:
             return 0
         return int.from_bytes(fcntl.ioctl(self._inotify._inotify_fd, termios.FIONREAD, bytes(4)), "little")
 
+    @property
+    def behind(self) -> bool:
+        """Whether much waits: more happens there than is kept up with."""
+        return self.waiting_bytes > 2 * _READ_BYTES
+
     def take(self, *, everything: bool = False) -> Heard:
         """Reads some of what the kernel has, or everything it has at this moment. Never waits.
 

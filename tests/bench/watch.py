@@ -51,7 +51,7 @@ def _keys(store: Path) -> list[str]:
 def _until_known(client: Client, keys: list[str]) -> float:
     """Returns the seconds until all the daemon says equals the directory."""
     started = time.perf_counter()
-    while client.status()["names_in_doubt"] or not client.status()["coherent"] or client.list() != keys:
+    while not client.status()["coherent"] or client.list() != keys or client.usage()["objects"] != len(keys):
         if time.perf_counter() - started > 60:
             raise SystemExit("the index never became what the directory is")
         time.sleep(0.01)
