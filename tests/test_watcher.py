@@ -9,6 +9,7 @@ import resource
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -538,6 +539,18 @@ def test_a_watch_is_whole_as_long_as_the_directories_stand_there(watcher: Watche
     heard = watcher.take(everything=True)
     assert list(heard.names) == [b"k", b"n/k"]  # asking changes nothing
     assert not heard.losses
+
+
+def test_nothing_is_missed_while_it_is_asked_whether_the_watch_is_whole(watcher: Watcher, store: Path) -> None:
+    command = "import os, sys\nfor n in range(30_000): os.close(os.open(f'{sys.argv[1]}/{n}', os.O_CREAT))"
+    names: set[bytes] = set()
+    with subprocess.Popen([sys.executable, "-c", command, os.fspath(store)]) as outside:
+        while outside.poll() is None:
+            for _ in range(100):
+                assert watcher.whole
+            names.update(watcher.take().names)
+    names.update(watcher.take(everything=True).names)
+    assert names == {b"%d" % number for number in range(30_000)}
 
 
 @pytest.mark.parametrize("folder", ["n", ""])

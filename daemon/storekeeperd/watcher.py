@@ -57,6 +57,7 @@ _OBJECTS = Mask(
 _BEAT = Mask(InotifyConstants.IN_OPEN | InotifyConstants.IN_ONLYDIR)
 # Of the directories above the store only that they move themselves: nothing of what happens in them.
 _ABOVE = Mask(InotifyConstants.IN_MOVE_SELF | InotifyConstants.IN_DELETE_SELF | InotifyConstants.IN_ONLYDIR)
+_MASK_ADD = 0x20000000  # inotify(7), IN_MASK_ADD
 _OVERFLOWED = InotifyConstants.IN_Q_OVERFLOW
 _IGNORED = InotifyConstants.IN_IGNORED
 
@@ -183,8 +184,11 @@ class Watcher:
         """
         if self._inotify is None:
             return False
+        # Adding to its mask what is in it changes nothing. To set it anew would: the kernel clears it first, and drops
+        # what happens just then.
+        mask = _OBJECTS | _MASK_ADD
         return all(
-            inotify_add_watch(self._inotify._inotify_fd, self._store + b"/" + prefix, _OBJECTS) in (watch, -1)
+            inotify_add_watch(self._inotify._inotify_fd, self._store + b"/" + prefix, mask) in (watch, -1)
             for watch, prefix in self._watched.items()
         )
 
