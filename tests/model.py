@@ -16,14 +16,17 @@ from __future__ import annotations
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 from storekeeperd.coherence import Coherence
+from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import _MARK, _MARK_BITS, Index
 from storekeeperd.looks import Looks
 from storekeeperd.operations import ABSENT
+from storekeeperd.sweep import Sweep
 
 KEY = b"k"
 SIZE = 1
@@ -83,14 +86,33 @@ def copy_of(coherence: Coherence) -> Coherence:
             value = value.copy()
         setattr(twin, name, value)
     twin._index = index
-    copies = {id(doubts): set(doubts) for doubts in coherence._doubts}
-    twin._doubts = [copies[id(doubts)] for doubts in coherence._doubts]
-    twin._older = {
-        name: [copies[id(doubts)] for doubts in older if id(doubts) in copies]
-        for name, older in coherence._older.items()
-    }
+    twin.doubts = copy_of_doubts(coherence.doubts)
+    twin._sweep = copy_of_sweep(coherence._sweep, index)
+    twin._scan_rounds = copy(coherence._scan_rounds)
     twin._looks = copy_of_looks(coherence._looks)
     twin.growth = Growth()  # of sizes, which the model does not have
+    return twin
+
+
+def copy_of_doubts(doubts: Doubts) -> Doubts:
+    twin = Doubts()
+    twin.unanswered = doubts.unanswered.copy()
+    twin._unseen = doubts._unseen.copy()
+    copies = {id(names): set(names) for names in doubts._sets}
+    twin._sets = [copies[id(names)] for names in doubts._sets]
+    twin._older = {
+        name: [copies[id(names)] for names in older if id(names) in copies] for name, older in doubts._older.items()
+    }
+    return twin
+
+
+def copy_of_sweep(sweep: Sweep, index: Index) -> Sweep:
+    twin = copy(sweep)
+    twin._index = index
+    twin.leftovers = sweep.leftovers.copy()
+    twin._gone = sweep._gone.copy()
+    twin._changing = sweep._changing.copy()
+    twin._unswept = None if sweep._unswept is None else sweep._unswept.copy()
     return twin
 
 
@@ -111,7 +133,8 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
     index = coherence._index
     entry = index._entries.get(KEY)
     looks = coherence._looks._under_way.get(KEY)
-    older = set(map(id, coherence._older.get(KEY, ())))
+    doubts, sweep = coherence.doubts, coherence._sweep
+    older = set(map(id, doubts._older.get(KEY, ())))
     return (
         replace(outside, looks=tuple((rank[number], seen) for number, seen in outside.looks)),
         None if entry is None else (entry & _MARK == index._mark, entry >> _MARK_BITS),
@@ -121,17 +144,17 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
         len(coherence._looks.questions),
         looks and tuple(bisect(numbers, number) for number in looks),
         coherence._changing.get(KEY),
-        bool(coherence._unanswered),
+        bool(doubts.unanswered),
         bool(coherence._deleted),
         bool(coherence._deleted_before),
-        tuple((bool(doubts), id(doubts) in older) for doubts in coherence._doubts),
-        bool(coherence._scan),
-        coherence._scan and min(coherence.epoch - coherence._scan_epoch, 2),
-        coherence._began_empty,
-        bool(coherence._gone),
-        None if coherence._unswept is None else bool(coherence._unswept),
-        bool(coherence._leftovers),
-        bool(coherence._changing_since_before),
+        tuple((bool(names), id(names) in older) for names in doubts._sets),
+        bool(sweep.number),
+        sweep.number and min(coherence.epoch - coherence._scan_epoch, 2),
+        sweep._began_empty,
+        bool(sweep._gone),
+        None if sweep._unswept is None else bool(sweep._unswept),
+        bool(sweep.leftovers),
+        bool(sweep._changing),
         tuple(getattr(coherence, "journal", ())),
     )
 
@@ -255,7 +278,7 @@ class Model:
             yield "own change answered", replace(at, own=None), twin, True
 
     def steps_of_scan(self, at: Outside, coherence: Coherence) -> Iterator[tuple[str, Outside, Coherence, bool]]:
-        if at.scan is None and coherence._unswept is None and coherence.wants_scan:
+        if at.scan is None and coherence._sweep._unswept is None and coherence.wants_scan:
             twin = copy_of(coherence)
             twin.begin_scan()
             # It begins some 50 ms after the loss: no ghost of before is left.
@@ -271,7 +294,7 @@ class Model:
             twin = copy_of(coherence)
             twin.end_scan(complete=True)
             yield "scan ends", replace(at, scan=None), twin, True
-        elif coherence._unswept or (coherence._unswept == [] and not coherence._leftovers):
+        elif coherence._sweep.unchecked or coherence._sweep.complete:
             twin = copy_of(coherence)
             twin.sweep()
             yield "sweep", at, twin, True
@@ -281,12 +304,12 @@ class Model:
             twin = copy_of(coherence)
             for event in at.queue:
                 self.read(twin, event)
-            twin.doubts()
+            twin.take_doubts()
             twin.awaited = twin.epoch  # type: ignore[attr-defined]
             yield "fresh heard", replace(at, fresh="heard", queue=()), twin, True
-        elif at.fresh == "heard" and not any(coherence._doubts) and coherence.clean >= coherence.awaited:  # type: ignore[attr-defined]
+        elif at.fresh == "heard" and not any(coherence.doubts._sets) and coherence.clean >= coherence.awaited:  # type: ignore[attr-defined]
             twin = copy_of(coherence)
-            twin._doubts = []
+            twin.doubts._sets = []
             yield "fresh answer", replace(at, fresh=None), twin, True
 
     def read(self, coherence: Coherence, event: str) -> None:

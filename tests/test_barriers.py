@@ -399,7 +399,7 @@ def test_who_waits_for_a_name_that_no_look_can_tell_of_is_refused(bench: Bench) 
     seconds(bench, 20)
     assert bench.refused == {b"%d" % number: "disk_failed" for number in range(10)}
     assert bench.peer.owed_requests == 0
-    assert not bench.coherence._doubts
+    assert not bench.coherence.doubts.sets
 
 
 def test_a_name_of_another_namespace_is_no_reason_to_refuse(bench: Bench) -> None:
@@ -450,7 +450,7 @@ def test_when_the_store_goes_away_all_who_wait_are_refused(bench: Bench) -> None
     bench.barriers.refuse_all(StoreUnavailable("away"))
     assert bench.refused == dict.fromkeys([b"heard", b"not heard", b"stale"], "store_away")
     assert bench.peer.owed_requests == 0
-    assert not bench.coherence._doubts
+    assert not bench.coherence.doubts.sets
 
 
 # -- peers
@@ -471,7 +471,7 @@ def test_who_went_is_not_answered_and_owed_nothing(bench: Bench, fresh: bool) ->
     bench.scan()
     assert list(bench.answered) == [b"2"]
     assert other.owed_requests == 0
-    assert not bench.coherence._doubts
+    assert not bench.coherence.doubts.sets
 
 
 def test_who_waits_is_answered_in_the_order_of_asking(bench: Bench) -> None:
@@ -507,5 +507,5 @@ def test_nothing_is_kept_of_those_who_were_answered(bench: Bench) -> None:
         bench.answer_questions(number)
         bench.barriers.proceed()
     assert len(bench.answered) == 3
-    assert not bench.coherence._doubts
+    assert not bench.coherence.doubts.sets
     assert not bench.barriers._waiting

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storekeeperd import coherence as coherence_module
+from storekeeperd import doubts as doubts_module
+from storekeeperd import sweep as sweep_module
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 from storekeeperd.operations import ABSENT, UNSEEN
@@ -201,7 +202,7 @@ def test_of_several_looks_only_the_one_started_last_assigns(
 def test_looks_without_end_that_overlap_do_not_keep_a_name_from_being_known(index: Index, coherence: Coherence) -> None:
     # Many clients ask for the same name again and again, and every look is overtaken by the next before it is told.
     coherence.ask(b"k")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     number = coherence.start_look(coherence.take_questions(1)[0])
     for size in range(1, 6):
         overtaking = coherence.start_look(b"k")
@@ -432,7 +433,7 @@ def test_an_own_operation_that_could_not_look_is_looked_at_at_once(index: Index,
 def test_what_looks_cannot_tell_is_asked_about_again_some_names_at_a_time(
     coherence: Coherence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coherence_module, "_RETRY_NAMES", 2)
+    monkeypatch.setattr(doubts_module, "_RETRY_NAMES", 2)
     names = [b"%d" % number for number in range(5)]
     for name in names:
         look(coherence, name, UNSEEN)
@@ -739,7 +740,7 @@ def test_a_sweep_without_a_scan_does_nothing(coherence: Coherence) -> None:
 
 
 def test_a_sweep_takes_several_turns(index: Index, coherence: Coherence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 2)
+    monkeypatch.setattr(sweep_module, "_NAMES", 2)
     names = [b"a", b"b", b"c", b"d", b"e"]
     look(coherence, b"a", 1)  # else the scan finds an empty table, and there is nothing to check
     coherence.begin_scan()
@@ -757,7 +758,7 @@ def test_a_sweep_takes_several_turns(index: Index, coherence: Coherence, monkeyp
 def test_leftovers_answered_between_turns_do_not_end_the_scan_early(
     coherence: Coherence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 1)
+    monkeypatch.setattr(sweep_module, "_NAMES", 1)
     for name in (b"a", b"b"):
         look(coherence, name, 1)
     coherence.begin_scan()
@@ -773,7 +774,7 @@ def test_leftovers_answered_between_turns_do_not_end_the_scan_early(
 def test_a_failed_leftover_does_not_end_the_sweep(
     index: Index, coherence: Coherence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 1)
+    monkeypatch.setattr(sweep_module, "_NAMES", 1)
     for name in (b"a", b"b"):
         look(coherence, name, 1)
     coherence.begin_scan()
@@ -791,7 +792,7 @@ def test_a_failed_leftover_does_not_end_the_sweep(
 
 
 def test_a_scan_of_an_empty_table_has_nothing_to_check(coherence: Coherence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coherence_module, "_SWEEP_NAMES", 2)
+    monkeypatch.setattr(sweep_module, "_NAMES", 2)
     coherence.begin_scan()
     coherence.scanned([b"a", b"b", b"c", b"d", b"e"])
     look(coherence, b"f", 3)
@@ -1102,7 +1103,7 @@ def test_what_a_client_asked_for_and_nobody_could_tell_is_not_kept_in_mind(coher
     for number in range(5):
         name = b"unknown-%d" % number
         look_number = coherence.start_look(name)
-        doubts = coherence.doubts()
+        doubts = coherence.take_doubts()
         coherence.looked(name, look_number, UNSEEN, idle=True)
         assert doubts == set()
     assert coherence.coherent
@@ -1131,7 +1132,7 @@ def test_doubts_are_the_names_asked_about_and_empty_as_they_are_looked_at(cohere
     coherence.begin(b"changing")
     coherence.begin(b"changing, asked")
     coherence.ask(b"changing, asked")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     assert doubts == {b"asked", b"looking", b"changing, asked"}
     coherence.looked(b"looking", number, 3)
     assert doubts == {b"asked", b"changing, asked"}
@@ -1145,21 +1146,21 @@ def test_doubts_are_the_names_asked_about_and_empty_as_they_are_looked_at(cohere
 
 def test_later_questions_are_not_among_earlier_doubts(coherence: Coherence) -> None:
     coherence.ask(b"a")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     coherence.ask(b"b")
     assert doubts == {b"a"}
-    assert coherence.doubts() == {b"a", b"b"}
+    assert coherence.take_doubts() == {b"a", b"b"}
 
 
 def test_nothing_in_doubt_is_no_doubt(coherence: Coherence) -> None:
     look(coherence, b"k", 3)
-    assert coherence.doubts() == set()
+    assert coherence.take_doubts() == set()
 
 
 def test_a_look_that_is_older_than_a_question_leaves_the_name_in_doubt(coherence: Coherence) -> None:
     number = coherence.start_look(b"k")
     coherence.ask(b"k")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     coherence.looked(b"k", number, 3)
     assert doubts == {b"k"}
     look(coherence, coherence.take_questions(1)[0], 3)
@@ -1168,7 +1169,7 @@ def test_a_look_that_is_older_than_a_question_leaves_the_name_in_doubt(coherence
 
 def test_a_look_that_does_not_count_leaves_the_name_in_doubt(coherence: Coherence) -> None:
     coherence.ask(b"k")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     number = coherence.start_look(coherence.take_questions(1)[0])
     coherence.begin_scan()
     coherence.looked(b"k", number, 3)
@@ -1177,7 +1178,7 @@ def test_a_look_that_does_not_count_leaves_the_name_in_doubt(coherence: Coherenc
 
 def test_the_look_of_an_own_change_answers_a_question_from_before_it(coherence: Coherence) -> None:
     coherence.ask(b"k")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     coherence.begin(b"k")
     coherence.finish(b"k", 3)
     assert doubts == set()
@@ -1189,7 +1190,7 @@ def test_a_look_that_is_older_than_a_question_during_a_change_leaves_the_name_in
     coherence.begin(b"k")
     number = coherence.start_look(b"k")
     coherence.hear({b"k": None}, {b"k": None})
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     assert doubts == {b"k"}
     coherence.looked(b"k", number, 3)
     assert doubts == {b"k"}
@@ -1198,13 +1199,13 @@ def test_a_look_that_is_older_than_a_question_during_a_change_leaves_the_name_in
 def test_changes_of_one_name_without_end_do_not_keep_it_in_doubt(coherence: Coherence) -> None:
     coherence.begin(b"k")
     coherence.hear({b"k": None}, {})  # its own event
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     assert doubts == {b"k"}
     coherence.finish(b"k", 1)
     assert doubts == {b"k"}  # this change may be older than the question
     coherence.begin(b"k")  # at once the next one: its look is younger than all that was asked before it began
     coherence.hear({b"k": None}, {})
-    younger = coherence.doubts()
+    younger = coherence.take_doubts()
     coherence.finish(b"k", 2)
     assert doubts == set()
     assert younger == {b"k"}
@@ -1216,29 +1217,29 @@ def test_changes_of_one_name_without_end_do_not_keep_it_in_doubt(coherence: Cohe
 def test_doubts_are_stuck_when_looks_can_tell_of_nothing_that_is_left(coherence: Coherence) -> None:
     coherence.ask(b"good")
     coherence.ask(b"bad")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     look(coherence, b"bad", UNSEEN)
-    assert not coherence.is_stuck(doubts)
+    assert not coherence.doubts.are_stuck(doubts)
     look(coherence, b"good", 3)
-    assert coherence.is_stuck(doubts)
-    assert coherence.unanswered() == {b"bad"}
+    assert coherence.doubts.are_stuck(doubts)
+    assert coherence.take_unanswered() == {b"bad"}
     look(coherence, b"bad", 3)
-    assert not coherence.is_stuck(doubts)
-    assert coherence.unanswered() == set()
+    assert not coherence.doubts.are_stuck(doubts)
+    assert coherence.take_unanswered() == set()
 
 
 def test_forgotten_doubts_are_left_alone(coherence: Coherence) -> None:
     coherence.ask(b"k")
-    forgotten, kept = coherence.doubts(), coherence.doubts()
+    forgotten, kept = coherence.take_doubts(), coherence.take_doubts()
     assert forgotten is not kept
-    coherence.forget(forgotten)
+    coherence.doubts.give_back(forgotten)
     look(coherence, coherence.take_questions(1)[0], 3)
     assert (forgotten, kept) == ({b"k"}, set())
 
 
 def test_a_look_that_fails_leaves_the_name_in_doubt_for_who_waits(coherence: Coherence) -> None:
     coherence.ask(b"k")
-    doubts = coherence.doubts()
+    doubts = coherence.take_doubts()
     look(coherence, b"k", UNSEEN)
     assert doubts == {b"k"}
     coherence.retry_unanswered()

@@ -93,7 +93,8 @@ class BelievesChangesFromBeforeTheScan(Coherence):
 
     def begin_scan(self) -> None:
         super().begin_scan()
-        self._changing_since_before = set()
+        self._sweep._changing = set()
+        self._sweep.leftovers = set()
 
 
 class ForgetsLosses(Coherence):
@@ -107,7 +108,7 @@ class RemovesWithoutALook(Coherence):
     """What a scan did not see is removed at once."""
 
     def sweep(self) -> bool:
-        for name in self._index.unmarked(self._unswept or []):
+        for name in self._index.unmarked(self._sweep._unswept or []):
             self._assign(name, ABSENT)
         return super().sweep()
 
@@ -122,7 +123,7 @@ class LooksOnceAtDeletes(Coherence):
 class AnswersWithoutWaiting(Coherence):
     """A fresh answer does not wait for the names in doubt."""
 
-    def doubts(self) -> set[bytes]:
+    def take_doubts(self) -> set[bytes]:
         return set()
 
 
@@ -135,7 +136,7 @@ class BelievesEvents(Coherence):
 
     def hear(self, names: dict[bytes, None], deleted: dict[bytes, None]) -> None:
         there = KEY not in deleted
-        if self._scan:
+        if self.scanning:
             self.journal.append(there)
         else:
             self._index.assign(KEY, 1 if there else ABSENT)

@@ -601,7 +601,7 @@ def test_the_lag_is_the_time_until_all_that_was_heard_before_is_looked_at(world:
     world.turn()
     world.advance(0.5)
     assert world.reconciler.status()["lag_ms"] == pytest.approx(300)
-    assert not world.coherence._doubts
+    assert not world.coherence.doubts.sets
 
 
 def test_no_second_beat_is_expected_while_the_first_one_s_names_wait(world: World) -> None:

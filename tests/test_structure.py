@@ -35,6 +35,8 @@ PURE = {
     "storekeeperd.coherence",
     "storekeeperd.growth",
     "storekeeperd.looks",
+    "storekeeperd.doubts",
+    "storekeeperd.sweep",
     "storekeeperd.rounds",
     "storekeeperd.barriers",
     "storekeeperd.accounts",

@@ -106,13 +106,13 @@ class Barriers:
     @property
     def unheard(self) -> bool:
         """Whether somebody waits for what the kernel has queued to be read; then `heard` is to be called."""
-        return self._coherence.doubts_out < _DOUBTS_MAX and any(not waiter.heard for waiter in self._waiting)
+        return self._coherence.doubts.sets < _DOUBTS_MAX and any(not waiter.heard for waiter in self._waiting)
 
     def heard(self) -> None:
         """Takes that everything which the kernel had to tell was read and asked about."""
         unheard = [waiter for waiter in self._waiting if not waiter.heard]
         self._coherence.ask_empty()
-        doubts = self._keep(self._coherence.doubts()) if unheard else set()
+        doubts = self._keep(self._coherence.take_doubts()) if unheard else set()
         for waiter in unheard:
             waiter.heard = True
             waiter.epoch = self._coherence.epoch
@@ -141,7 +141,7 @@ class Barriers:
 
     def tick(self) -> None:
         """Gives up what is waited for in vain. To be called every second."""
-        stuck = {id(doubts) for doubts in self._handed_out if self._coherence.is_stuck(doubts)}
+        stuck = {id(doubts) for doubts in self._handed_out if self._coherence.doubts.are_stuck(doubts)}
         in_vain = []
         for waiter in self._waiting:
             waiter.stuck_s = waiter.stuck_s + 1 if id(waiter.doubts) in stuck else 0
@@ -177,7 +177,7 @@ class Barriers:
 
     def _give_back(self, is_over: Callable[[set[bytes]], bool]) -> None:
         for doubts in list(filter(is_over, self._handed_out)):
-            self._coherence.forget(doubts)
+            self._coherence.doubts.give_back(doubts)
             self._handed_out = [other for other in self._handed_out if other is not doubts]
 
     def _keep(self, doubts: set[bytes]) -> set[bytes]:
@@ -203,9 +203,9 @@ class Barriers:
         """Lets a request wait for what the scan or the measure has left in doubt; those of one moment share a set."""
         coherence, sizes = self._coherence, waiter.sizes
         if sizes not in taken:
-            if coherence.doubts_out >= _DOUBTS_MAX and (sizes or coherence.any_unanswered):
+            if coherence.doubts.sets >= _DOUBTS_MAX and (sizes or coherence.doubts.unanswered):
                 return
-            taken[sizes] = self._keep(coherence.doubts() if sizes else coherence.unanswered())
+            taken[sizes] = self._keep(coherence.take_doubts() if sizes else coherence.take_unanswered())
         waiter.doubts = taken[sizes]
         waiter.settled = True
 

@@ -26,17 +26,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
 from storekeeperd.looks import Looks
 from storekeeperd.operations import ABSENT, UNSEEN
 from storekeeperd.rounds import Rounds
-
-_SWEEP_NAMES = 4_000
-"""Names checked per turn when a scan ends."""
-
-_RETRY_NAMES = 4_000
-"""Names asked about again at once, of those that looks could not tell."""
+from storekeeperd.sweep import Sweep
 
 
 class Coherence:
@@ -50,6 +46,7 @@ class Coherence:
         scans: complete scans.
         growth: objects that may be written in place at this moment.
         measures: rounds in which every object is looked at (see sizing.py).
+        doubts: names of which nothing sure can be said, and who waits for them.
     """
 
     def __init__(self, index: Index) -> None:
@@ -62,24 +59,15 @@ class Coherence:
         self.scans = 0
         self.growth = Growth()
         self.measures = Rounds()
+        self.doubts = Doubts()
         self._looks = Looks()
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
-        self._older: dict[bytes, list[set[bytes]]] = {}  # name -> doubts about it when its change began
-        self._unanswered: dict[bytes, None] = {}
-        self._unseen: dict[bytes, None] = {}  # those of them that a look could not tell
-        self._retries: list[bytes] = []  # those that are asked about again, the next one last
         self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
         self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
-        self._doubts: list[set[bytes]] = []  # handed out
-        self._scan = 0  # number of the scan that runs; 0: none does
+        self._sweep = Sweep(index)
         self._scan_rounds = Rounds()
         self._doubt_sizes = False  # by the next scan
         self._scan_epoch = 0
-        self._began_empty = False
-        self._gone: set[bytes] = set()  # seen to be absent since the scan began
-        self._unswept: list[bytes] | None = None  # names still to be checked against the finished scan
-        self._leftovers: set[bytes] = set()  # names the scan did not see; looked at before it counts
-        self._changing_since_before: set[bytes] = set()  # names with a change under way that is older than the scan
 
     @property
     def watched(self) -> bool:
@@ -92,7 +80,7 @@ class Coherence:
         self._judge()
 
     def _judge(self) -> None:
-        self.coherent = self._watched and self.clean == self.epoch and not self._unanswered
+        self.coherent = self._watched and self.clean == self.epoch and not self.doubts.unanswered
 
     # -- questions and looks
 
@@ -119,7 +107,7 @@ class Coherence:
 
         The entry stays: the read may be older than what is known by now.
         """
-        self._unanswered[name] = None
+        self.doubts.miss(name)
         self.coherent = False
         self.ask(name)
 
@@ -140,7 +128,7 @@ class Coherence:
     @property
     def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
-        return len(self._looks.questions) + len(self._looks) + len(self._looks.idle(self._unanswered))
+        return len(self._looks.questions) + len(self._looks) + len(self._looks.idle(self.doubts.unanswered))
 
     def start_look(self, name: bytes) -> int:
         """Registers a look that is about to be made; returns its number for `looked`."""
@@ -166,8 +154,8 @@ class Coherence:
                 self._grow(name, seen, self._assign(name, seen), recent=recent)
                 if settles:
                     self._settle(name, seen)
-            elif idle and alone and not self._index.has(name) and name not in self._unanswered:
-                self._discard(name)  # nothing is claimed of it, so nothing can be wrong
+            elif idle and alone and not self._index.has(name) and name not in self.doubts.unanswered:
+                self.doubts.settle(name)  # nothing is claimed of it, so nothing can be wrong
             else:
                 self._unknown(name)
         if again:
@@ -177,7 +165,7 @@ class Coherence:
         self, names: Collection[bytes], number: int, seen: Iterable[int], recent: Collection[bytes] = ()
     ) -> None:
         """Takes what one look at many names saw; `recent` are those that were written to a moment before."""
-        quiet = not self._leftovers and self._changing.keys().isdisjoint(names)
+        quiet = not self._sweep.leftovers and self._changing.keys().isdisjoint(names)
         if not quiet or not self._looks.told_alone(names, number):
             for name, size in zip(names, seen, strict=True):
                 self.looked(name, number, size, recent=name in recent)
@@ -199,11 +187,10 @@ class Coherence:
                 news.append(name)
             elif name in asked:
                 self.growth.seen(name, news=False, recent=name in recent)
-        if self._scan:
-            self._gone.update(gone)
+        self._sweep.gone(gone)
         self.growth.come(news)
         self.growth.go(gone, recent)
-        if self._unanswered or self._doubts:
+        if self.doubts.unanswered or self.doubts.sets:
             for name, size in sizes.items():
                 if size != UNSEEN:
                     self._settle(name, size)
@@ -214,12 +201,8 @@ class Coherence:
 
     def retry_unanswered(self) -> None:
         """Asks again what looks could not tell, some names at a time. To be called now and then."""
-        if not self._retries:
-            self._retries = list(self._unanswered)
-        for name in self._retries[-_RETRY_NAMES:]:
-            if name in self._unanswered:
-                self.ask(name)
-        del self._retries[-_RETRY_NAMES:]
+        for name in self.doubts.retries():
+            self.ask(name)
 
     @property
     def wants_second_looks(self) -> bool:
@@ -257,46 +240,22 @@ class Coherence:
         for name in filter(self._index.has, names):
             self.ask(name)
 
-    def doubts(self) -> set[bytes]:
-        """Returns the names in doubt now, as a set that empties as they are looked at; `forget` it afterwards."""
+    def take_doubts(self) -> set[bytes]:
+        """Returns the names in doubt now, as a set that empties as they are looked at; `doubts` takes it back."""
         changing = (name for name, asked in self._changing.items() if asked)
-        return self._hand_out({*self._looks.questions, *self._looks.names(), *self._unanswered, *changing})
+        names = {*self._looks.questions, *self._looks.names(), *self.doubts.unanswered, *changing}
+        return self.doubts.hand_out(names)
 
-    def unanswered(self) -> set[bytes]:
-        """Returns the names whose last look could not tell, or that a read missed, as `doubts` does."""
-        return self._hand_out(set(self._unanswered))
-
-    @property
-    def any_unanswered(self) -> bool:
-        """Whether there are any such names."""
-        return bool(self._unanswered)
-
-    def _hand_out(self, doubts: set[bytes]) -> set[bytes]:
-        if doubts:
-            self._doubts.append(doubts)
-        return doubts
-
-    @property
-    def doubts_out(self) -> int:
-        """How many sets of doubts are not given back."""
-        return len(self._doubts)
-
-    def forget(self, doubts: set[bytes]) -> None:
-        """Takes back a set that was handed out."""
-        self._doubts = [other for other in self._doubts if other is not doubts]
-
-    def is_stuck(self, doubts: set[bytes]) -> bool:
-        """Returns whether looks cannot tell of any name that is left of a set that was handed out."""
-        return bool(doubts) and doubts <= self._unseen.keys()
+    def take_unanswered(self) -> set[bytes]:
+        """Returns the names that a read missed or a look could not tell of, as `take_doubts` does."""
+        return self.doubts.hand_out(set(self.doubts.unanswered))
 
     # -- own operations
 
     def begin(self, name: bytes) -> None:
         """Says that an operation of our own starts to change a name."""
         self._changing[name] = False
-        older = [doubts for doubts in self._doubts if name in doubts]
-        if older:
-            self._older[name] = older
+        self.doubts.begin(name)
 
     def finish(self, name: bytes, seen: int) -> None:
         """Takes what the look at the end of an own operation saw.
@@ -304,26 +263,20 @@ class Coherence:
         It is assigned at once, so that whoever is answered next sees what was done; and looked at again if
         somebody asked meanwhile, because the question may be younger than the look. A look that is under way may be
         older than the change, and does not count.
-
-        Whoever doubted the name before the change began has his answer in any case, even if one change follows the
-        other without end. But a scan that began while the change was under way may be younger than its look: the name
-        is looked at before that scan counts.
         """
         again = self._changing.pop(name)
-        older = self._older.pop(name, ())
         self._looks.void(name)
         if seen == UNSEEN:
             self._unknown(name)
         else:
             self._assign(name, seen)
-            for doubts in older:
-                doubts.discard(name)
-            if not again:  # the look is younger than every question
-                self._answered(name)
-                self._discard(name)
-        self._changing_since_before.discard(name)
+        self.doubts.finish(name, told=seen != UNSEEN)
+        self._sweep.changed(name)
         if again or seen == UNSEEN:
             self.ask(name)
+        else:  # the look is younger than every question
+            self._answered(name)
+            self.doubts.settle(name)
 
     # -- losses and scans
 
@@ -349,75 +302,59 @@ class Coherence:
     @property
     def wants_scan(self) -> bool:
         """Whether a scan should be started."""
-        return not self._scan and (self.clean != self.epoch or self._scan_rounds.wanted)
+        return not self._sweep.number and (self.clean != self.epoch or self._scan_rounds.wanted)
 
     @property
     def scanning(self) -> bool:
         """Whether a scan runs, or what it found is still being looked at."""
-        return bool(self._scan)
+        return bool(self._sweep.number)
 
     def begin_scan(self) -> None:
         """Says that a scan of the directory starts now; the watches are in place."""
-        assert not self._scan
-        self._scan = self._scan_rounds.begin()
-        self._scan_epoch = self.epoch
         # What is there as before may have been replaced, though, while changes went unheard.
-        self._index.next_mark(doubt_sizes=self._doubt_sizes or self.clean != self.epoch)
+        doubt_sizes = self._doubt_sizes or self.clean != self.epoch
+        self._sweep.begin(self._scan_rounds.begin(), self._changing, doubt_sizes=doubt_sizes)
         self._doubt_sizes = False
-        self._gone = set()
-        self._began_empty = not len(self._index)  # then all that is entered from now on needs no check
+        self._scan_epoch = self.epoch
         # A look that is older than the loss must not assign now: it would shield a stale value from the scan.
         self._looks.void_all()
         self._changing = dict.fromkeys(self._changing, True)
-        # Nor may the look of an own change that began before: the scan does not count until that is told, and checked.
-        self._changing_since_before = set(self._changing)
-        self._leftovers = set(self._changing)
 
     def scanned(self, names: Collection[bytes]) -> None:
         """Takes names that the running scan saw."""
-        gone = self._gone
-        self._index.confirm([name for name in names if name not in gone] if gone else names)
+        self._sweep.see(names)
 
     def scanned_doubtful(self, names: Iterable[bytes]) -> None:
         """Takes names that the running scan saw, but that may be no objects: they are looked at before it counts."""
         for name in names:
-            self._leftovers.add(name)
+            self._sweep.leftovers.add(name)
             self.ask(name)
 
     def end_scan(self, *, complete: bool) -> None:
         """Says that the directory was read to its end, or that reading failed: then the scan counts for nothing."""
-        assert self._scan
-        if not complete:
-            self._abandon_scan()
+        assert self._sweep.number
+        if complete:
+            self._sweep.end()
         else:
-            self._unswept = [] if self._began_empty else self._index.names()
+            self._sweep.stop()
 
     def sweep(self) -> bool:
         """Does one turn of what follows a scan: asks about names it did not see. True if there is more to do."""
-        if self._unswept is None:
-            return False
-        chunk = self._unswept[-_SWEEP_NAMES:]
-        del self._unswept[-_SWEEP_NAMES:]
-        for name in self._index.unmarked(chunk):
-            self._leftovers.add(name)
+        for name in self._sweep.leave():
             self.ask(name)
-        if not self._unswept and not self._leftovers:
+        self._judge_scan()
+        return self._sweep.unchecked
+
+    def _judge_scan(self) -> None:
+        if self._sweep.complete:
             self._complete_scan()
-        return bool(self._unswept)
 
     def _complete_scan(self) -> None:
         self.clean = self._scan_epoch
-        self._scan_rounds.complete(self._scan)
+        self._scan_rounds.complete(self._sweep.number)
         self.scans += 1
-        self._abandon_scan()
+        self._sweep.stop()
         self._judge()
-
-    def _abandon_scan(self) -> None:
-        self._scan = 0
-        self._gone = set()
-        self._unswept = None
-        self._leftovers = set()
-        self._changing_since_before = set()
 
     # -- the one door
 
@@ -426,18 +363,16 @@ class Coherence:
         known = self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
-        if self._scan:
-            if seen == ABSENT:
-                self._gone.add(name)
-            self._strike(name)
+        if seen == ABSENT:
+            self._sweep.gone((name,))
+        self._strike(name)
         return known
 
     def _unknown(self, name: bytes) -> None:
         """Nothing can be said of a name: its entry stays as it is, nothing is believed, and it is asked again."""
-        self._unanswered[name] = self._unseen[name] = None
+        self.doubts.fail(name)
         self.coherent = False
-        if self._scan:
-            self._strike(name)
+        self._strike(name)
 
     def _grow(self, name: bytes, seen: int, known: int | None, *, recent: bool) -> None:
         """Takes what a look that counts saw, and the size that was known before."""
@@ -449,7 +384,7 @@ class Coherence:
 
     def _settle(self, name: bytes, seen: int) -> None:
         """Ends what was in doubt: the look is younger than every question."""
-        if self._unanswered:
+        if self.doubts.unanswered:
             self._answered(name)
         if seen == ABSENT and (self._deleted or self._deleted_before):
             self._deleted.pop(name, None)
@@ -457,20 +392,14 @@ class Coherence:
         if name in self._changing:  # what that change will bring may be older than this
             self._changing[name] = True
         else:
-            self._discard(name)
+            self.doubts.settle(name)
 
     def _answered(self, name: bytes) -> None:
-        self._unanswered.pop(name, None)
-        self._unseen.pop(name, None)
+        self.doubts.answer(name)
         self._judge()
 
-    def _discard(self, name: bytes) -> None:
-        for doubts in self._doubts:
-            doubts.discard(name)
-
     def _strike(self, name: bytes) -> None:
-        """Takes a name off the list of those that a scan did not see."""
-        if self._leftovers and name not in self._changing_since_before:
-            self._leftovers.discard(name)
-            if not self._leftovers and self._unswept == []:
-                self._complete_scan()
+        """Takes a name off the list of those that are looked at before a scan counts."""
+        if self._sweep.leftovers:
+            self._sweep.looked(name)
+            self._judge_scan()

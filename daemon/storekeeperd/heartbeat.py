@@ -48,7 +48,7 @@ class Heartbeat:
         """Says that the beat may be among events that were lost: it proves nothing any more, but it measures."""
         if self._measured_at is None and self._sent_at is not None:
             self._measured_at = self._sent_at
-            self._doubts = self._coherence.doubts()
+            self._doubts = self._coherence.take_doubts()
         self._sent_at = None
 
     def turn(self) -> None:
@@ -73,7 +73,7 @@ class Heartbeat:
         self._end_measure()
 
     def _end_measure(self) -> None:
-        self._coherence.forget(self._doubts)
+        self._coherence.doubts.give_back(self._doubts)
         self._doubts = set()
         self._measured_at = None
 
