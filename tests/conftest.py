@@ -17,6 +17,7 @@ import pytest
 
 from storekeeper import Client
 from storekeeper.carriers import somebody_listens
+from storekeeperd.ground import Ground
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,6 +111,13 @@ def client(daemon: Daemon) -> Iterator[Client]:
     """A client of `daemon`."""
     with daemon.client(timeout=20) as client:
         yield client
+
+
+def adopt(ground: Ground) -> None:
+    """Lets whatever directory has the locked file be the store, as a home does."""
+    root = ground.find()
+    ground.adopt(root)
+    os.close(root)
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from conftest import adopt
 from storekeeper import wire
 from storekeeper.errors import BadKey
 from storekeeperd import disk as disk_module
@@ -68,7 +69,7 @@ def held(store: Path) -> Iterator[Ground]:
         ground = Ground(store)
         found = os.fstat(lock)
         ground.witness = found.st_dev, found.st_ino
-        os.close(ground.adopt())
+        adopt(ground)
         yield ground
     finally:
         os.close(lock)

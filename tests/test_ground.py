@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import adopt
 from storekeeper.errors import StoreUnavailable
 from storekeeperd import home
 from storekeeperd.disk import Disk
@@ -62,7 +63,7 @@ def ground(store: Path) -> Iterator[Ground]:
     ground = Ground(store)
     found = os.fstat(lock)
     ground.witness = found.st_dev, found.st_ino
-    os.close(ground.adopt())
+    adopt(ground)
     yield ground
     os.close(lock)
 
@@ -261,7 +262,7 @@ def test_an_ancestor_that_is_moved_takes_the_store_with_it(tmp_path: Path) -> No
     ground = Ground(store)
     found = (store / os.fsdecode(WITNESS)).stat()
     ground.witness = found.st_dev, found.st_ino
-    os.close(ground.adopt())
+    adopt(ground)
     os.close(ground.enter())
     (tmp_path / "a").rename(tmp_path / "c")
     with pytest.raises(StoreUnavailable):
@@ -295,7 +296,7 @@ def test_the_store_can_be_unmounted_between_jobs(tmp_path: Path) -> None:
         ground = Ground(store)
         found = (store / os.fsdecode(WITNESS)).stat()
         ground.witness = found.st_dev, found.st_ino
-        os.close(ground.adopt())
+        adopt(ground)
         with ground.stay() as stay:
             assert os.stat(b"k", dir_fd=stay.root).st_size == 7
     finally:
@@ -322,7 +323,7 @@ def test_a_path_that_is_not_utf_8_can_be_entered(tmp_path: Path) -> None:
     ground = Ground(store)
     found = (store / os.fsdecode(WITNESS)).stat()
     ground.witness = found.st_dev, found.st_ino
-    os.close(ground.adopt())
+    adopt(ground)
     os.close(ground.enter())
 
 
@@ -474,7 +475,7 @@ def test_a_namespaces_folder_that_was_made_again_is_entered_after_the_next_check
     (store / "n").mkdir()
     assert do(disk, Look(b"n/k")).word == b"store_away"
     assert ground.denied
-    os.close(ground.adopt())
+    adopt(ground)
     assert do(disk, Look(b"n/k")).seen == ABSENT
     assert do(disk, Put(b"n/k", b"new", US, False, False)).word == b"created"
 
@@ -508,7 +509,7 @@ def test_an_upload_under_way_is_committed_whole_or_not_at_all_into_a_copy_that_w
     copy(store)
     found = (store / os.fsdecode(WITNESS)).stat()
     ground.witness = found.st_dev, found.st_ino  # as Home.check does
-    os.close(ground.adopt())
+    adopt(ground)
     assert do(disk, Write(begun.number, 4, b" and half")).word == b"ok"
     do(disk, Commit(b"new", begun.number, 13, US, False, False))
     assert not (store / "new").exists() or (store / "new").read_bytes() == b"half and half"

@@ -847,3 +847,21 @@ def test_a_marker_without_end_is_read_for_a_little_while(tmp_path: Path) -> None
     os.truncate(store / FOLDER / "store", 1 << 40)
     with pytest.raises(StartError):
         Home(store)
+
+
+def test_a_directory_that_has_our_locked_file_but_the_marker_of_another_store_is_not_entered(
+    enter: Callable[..., Home], store: Path, tmp_path: Path
+) -> None:
+    home = enter()
+    other = tmp_path / "other"
+    (other / ".storekeeper/tmp").mkdir(parents=True)
+    (other / ".storekeeper/tmp/theirs").touch()
+    os.link(store / ".storekeeper/lock", other / ".storekeeper/lock")
+    (other / ".storekeeper/store").write_text(json.dumps({"format": 1, "uuid": str(uuid.uuid4())}))
+    store.rename(tmp_path / "away")
+    other.rename(store)
+    for _ in range(2):
+        assert not home.check(quiet=True)
+        with pytest.raises(StoreUnavailable):
+            home.ground.enter()
+    assert (store / ".storekeeper/tmp/theirs").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import eventually
+from conftest import adopt, eventually
 from storekeeper.errors import StoreUnavailable
 from storekeeperd.disk import Disk
 from storekeeperd.entries import DIRECTORY, LINK, REGULAR, UNKNOWN, Sorted
@@ -240,7 +240,7 @@ def disk_on(store: Path) -> Iterator[Disk]:
     ground = Ground(store)
     found = os.fstat(lock)
     ground.witness = found.st_dev, found.st_ino
-    os.close(ground.adopt())
+    adopt(ground)
     disk = Disk(ground, TEMPORARY)
     try:
         yield disk

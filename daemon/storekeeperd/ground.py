@@ -63,15 +63,15 @@ class Ground:
             raise self._deny()
         return descriptor
 
-    def adopt(self) -> int:
-        """Returns a descriptor as `enter` does, of whatever directory has our locked file: from now on it is the store.
+    def find(self) -> int:
+        """Returns a descriptor as `enter` does, of whatever directory has our locked file; raises as `enter`."""
+        return self._open()[0]
 
-        Raises:
-            StoreUnavailable, OSError: as `enter`.
-        """
-        descriptor, self._root = self._open()
+    def adopt(self, root: int) -> None:
+        """Says that the directory of that descriptor is the store from now on."""
+        found = os.fstat(root)
+        self._root = found.st_dev, found.st_ino
         self._folders = {}
-        return descriptor
 
     def enter_folder(self, name: bytes, root: int) -> int:
         """Returns a descriptor (O_PATH) of a namespace's folder, to be closed soon.

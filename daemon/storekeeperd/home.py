@@ -88,13 +88,14 @@ class Home:
         # The folder may be entered by all: who may reach the store's directory may read where its daemon listens.
         self.folder.mkdir(mode=0o755, exist_ok=True)
         self._take_lock()
-        root = self.ground.adopt()
+        root = self.ground.find()
         try:
+            self.ground.adopt(root)
             self._furnish(root)
             self._check_folders(root)
+            self._clear(root)
         finally:
             os.close(root)
-        self._clear()
         self.store_id = self._identify()
         self.features = probe(self.private)
         for made in (self.store, self.store.parent):
@@ -123,9 +124,9 @@ class Home:
             if found.st_dev != device:
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
 
-    def _clear(self) -> None:
+    def _clear(self, root: int) -> None:
         """Removes files that were not published: their writers are gone."""
-        with contextlib.suppress(FileNotFoundError), _opened(self.private) as private:
+        with contextlib.suppress(FileNotFoundError), _opened(TEMPORARY, root) as private:
             for name in os.listdir(private):
                 with contextlib.suppress(IsADirectoryError, PermissionError):
                     os.unlink(name, dir_fd=private)
@@ -214,21 +215,28 @@ class Home:
         Raises:
             OSError: it cannot be told at the moment, as when the process is out of descriptors.
         """
+        taken = False
         try:
-            root = self.ground.adopt()
+            root = self.ground.find()
         except StoreUnavailable:
             try:
-                if not self._take_again(quiet, unmoved):
+                taken = self._take_again(quiet, unmoved)
+                if not taken:
                     return False
-                root = self.ground.adopt()
+                root = self.ground.find()
             except (StoreUnavailable, FileNotFoundError, NotADirectoryError, PermissionError):
                 return False
         try:
-            # A damaged marker speaks for nothing and against nothing: the lock is ours.
-            ours = self.read_marker() in (self.store_id, None, "")
             self._check_folders(root)
-            if ours and quiet:
-                self._restore(root)
+            # The path may have come to lead elsewhere by now: only what stands in this very directory counts. A damaged
+            # marker speaks for nothing and against nothing: the lock is ours.
+            ours = self.read_marker(root) in (self.store_id, None, "")
+            if ours:
+                self.ground.adopt(root)
+                if taken:
+                    self._clear(root)
+                if quiet:
+                    self._restore(root)
             return ours
         except OSError as error:
             if error.errno in (errno.EXDEV, errno.ENOTDIR, errno.ENOENT):  # a namespace is no folder of it any more
@@ -249,10 +257,14 @@ class Home:
         except OSError:
             return False
 
-    def read_marker(self) -> str | None:
-        """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged."""
+    def read_marker(self, root: int | None = None) -> str | None:
+        """Returns the UUID that the store's marker has now; None if there is none, empty if it is damaged.
+
+        Args:
+            root: descriptor of the directory whose marker it is; else what stands at the path now.
+        """
         try:
-            text = _read(self.folder / "store")
+            text = _read(self.folder / "store" if root is None else f"{FOLDER}/store", root)
             self.beats += 1
             return str(json.loads(text)["uuid"])
         except FileNotFoundError:
@@ -274,7 +286,6 @@ class Home:
         try:
             self.folder.mkdir(mode=0o755, exist_ok=True)
             self._take_lock()
-            self._clear()
         except StartError:  # another daemon has it
             return False
         return True
@@ -321,9 +332,9 @@ class Home:
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
+def _opened(directory: Path | str, root: int | None = None) -> Iterator[int]:
     """Gives a descriptor of a folder of ours, which is no link to another one."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     try:
         yield descriptor
     finally:
@@ -338,9 +349,9 @@ def _overwrite(name: str, folder: int, text: str) -> None:
         os.close(file)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str, root: int | None = None) -> bytes:
     """Returns a small file of ours: not through a link, not from a fifo, not more of it than there should be."""
-    file = os.open(path, os.O_RDONLY | _CAREFUL)
+    file = os.open(path, os.O_RDONLY | _CAREFUL, dir_fd=root)
     try:
         return os.read(file, _SMALL_BYTES)
     finally:
