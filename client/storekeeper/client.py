@@ -191,8 +191,8 @@ class Client:
         """Returns `objects` and `bytes` of the namespace, and how many objects were not looked at for their size yet.
 
         Args:
-            fresh: whether all that was done to the directory before the call must be seen, as in `list`, and every
-                object looked at: after the start of a daemon on a million objects that takes a while.
+            fresh: whether all that was done to the directory before the call must be seen, as in `list`; then every
+                object is looked at, which takes some seconds for a million.
         """
         return self._traffic.ask(b"usage", [], self._with(fresh=fresh)).details
 
