@@ -32,7 +32,8 @@ class Sizing:
     Args:
         loop: where it takes its turns.
         index: what is looked through; coherence: where the questions go.
-        behind: returns whether more is heard of the directory than is kept up with; then sizes can wait.
+        behind: returns whether more is heard of the directory than is kept up with; then sizes can wait that nobody
+            waits for.
 
     Attributes:
         paused: nothing can be looked at now.
@@ -82,7 +83,8 @@ class Sizing:
 
     def _go_on(self) -> None:
         coherence = self._coherence
-        if self.paused or coherence.questions + coherence.looking > _BUSY_NAMES or self._behind():
+        busy = coherence.questions + coherence.looking > _BUSY_NAMES
+        if self.paused or busy or (not self._measure and self._behind()):
             self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
             return
         pause_s = 0.0
