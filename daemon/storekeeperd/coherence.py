@@ -3,15 +3,15 @@
 Pure. The only writer of the index. A watcher event, a read that finds nothing and an own put or evict are all
 *questions*; only a look (`lstat`) made after the question changes the index. What is kept true here:
 
-* Of several looks at one name only the one that was started last may assign, and none that was started before the
-  running scan. A question that arrives while a look is under way makes it look again.
+* Looks at one name count in the order in which they were started, and none that was started before the running scan
+  or the end of an own change (looks.py). A question that arrives while a look is under way makes it look again.
 * While an operation of our own is changing a name, whatever is asked or seen of that name has it looked at again at
   its end: its outcome carries a look, but that look may be older than the question.
 * A loss (overflow, watch gone…) raises `epoch`. The index is `coherent` once a scan that began after the last loss
   is complete: then, and only then, "it is there" may be answered from memory. "It is not there" never is.
 * The scan runs beside all this. It enters names it saw unless they were seen to go since it began, and what it did
-  not see is looked at before it is believed gone.
-* A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up.
+  not see is looked at before it is believed gone (sweep.py).
+* A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up (doubts.py).
 * An object that came or grew behind our back, or that a scan found and that was written to a moment before its first
   look, may be written in place: growth.py says when its size is looked at again.
 * A name that was deleted is looked at a second time, a little later, unless it was seen to be gone: some kernels (5.3
