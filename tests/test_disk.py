@@ -424,6 +424,21 @@ def test_a_foreign_entry_is_never_served_nor_removed_nor_replaced(
     assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
 
 
+def test_a_directory_that_appears_at_the_last_moment_is_not_an_object(
+    disk: Disk, store: Path, break_os: Callable[..., None]
+) -> None:
+    put(disk, b"k", b"old")
+
+    def rename(*names: Any, **named: Any) -> None:
+        (store / "k").unlink()
+        (store / "k").mkdir()
+        os.rename(*names, **named)
+
+    break_os(rename=rename)
+    assert put(disk, b"k", b"new", replace=True).word == b"not_an_object"
+    assert (store / "k").is_dir()
+
+
 # -- evicting
 
 

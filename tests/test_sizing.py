@@ -133,6 +133,23 @@ def test_a_measure_looks_at_every_object_without_a_pause(bench: Bench) -> None:
     assert not bench.coherence.measures.is_complete(later)
 
 
+def test_a_measure_goes_on_in_any_storm(bench: Bench) -> None:
+    bench.sizes = {b"%d" % number: 1 for number in range(1000)}
+    for name in bench.sizes:
+        bench.coherence.ask(name)
+    bench.look()
+    bench.coherence.growth.soon._new.clear()
+    number = bench.coherence.measures.want()
+    bench.sizing.turn()
+    bench.behind = True
+    for turn in range(4):
+        for busy in range(600):
+            bench.coherence.ask(b"busy-%d" % busy)
+        assert not bench.coherence.measures.is_complete(number), turn
+        assert bench.turn() < 0.02
+    assert bench.coherence.measures.is_complete(number)
+
+
 def test_a_measure_of_nothing_is_complete(bench: Bench) -> None:
     number = bench.coherence.measures.want()
     bench.sizing.turn()

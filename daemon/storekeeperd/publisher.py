@@ -138,10 +138,7 @@ class Publisher:
             try:
                 found = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if not is_object(name, found):
-                    raise NotAnObject(
-                        "a directory, link or other foreign entry holds that name in the store; "
-                        "remove it or choose another key"
-                    )
+                    raise _not_an_object()
                 if operation.replace:
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
@@ -149,6 +146,8 @@ class Publisher:
                     return b"same"
             except FileNotFoundError:
                 continue  # somebody removed it between our two calls: the name is free again
+            except IsADirectoryError:
+                raise _not_an_object() from None  # somebody put it there between our two calls
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
@@ -187,6 +186,12 @@ def stat_file(name: bytes, place: int) -> os.stat_result | None:
 def is_object(name: bytes, found: os.stat_result) -> bool:
     """Returns whether what was found under a name is an object: a regular file, but no marker of FileConnector."""
     return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or not name.endswith(MARKER))
+
+
+def _not_an_object() -> NotAnObject:
+    return NotAnObject(
+        "a directory, link or other foreign entry holds that name in the store; remove it or choose another key"
+    )
 
 
 def _metadata_of(origin: Origin) -> bytes:

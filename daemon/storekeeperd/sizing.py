@@ -19,7 +19,7 @@ _NAMES = 256
 """Names asked about in one turn: a millisecond or two of looks, that a request may have to wait for."""
 _PAUSE_S = 0.01
 _BUSY_NAMES = 512
-"""While more names than that wait for a look, or are being looked at, no more are asked about."""
+"""While more names than that wait for a look, or are being looked at, no more are asked about for nobody's sake."""
 _BUSY_PAUSE_S = 0.02
 _SOON_S = 0.25
 _LATER_S = RECENT_S / 2
@@ -83,12 +83,13 @@ class Sizing:
 
     def _go_on(self) -> None:
         coherence = self._coherence
-        busy = coherence.questions + coherence.looking > _BUSY_NAMES
-        if self.paused or busy or (not self._measure and self._behind()):
+        busy = coherence.questions + coherence.looking > _BUSY_NAMES or self._behind()
+        if self.paused or (busy and not self._measure):
             self._loop.call_later(_BUSY_PAUSE_S, self._go_on)
             return
-        pause_s = 0.0
-        growing = bool(self._growth.due)
+        # A measure goes on in any storm, for somebody waits for it; but no faster than others can bear.
+        pause_s = _PAUSE_S if busy else 0.0
+        growing = bool(self._growth.due) and not busy
         if growing:
             coherence.ask_grown(_NAMES)
         if self._measure:
