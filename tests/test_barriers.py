@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storekeeper import wire
-from storekeeper.errors import StorekeeperError, StoreUnavailable
+from storekeeper.errors import DiskFailed, StorekeeperError, StoreUnavailable
 from storekeeperd.answers import Peer
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
@@ -438,6 +438,22 @@ def test_what_a_scan_did_not_see_and_no_look_could_tell_of_is_looked_at_first(be
     bench.answer_questions(ABSENT)
     bench.barriers.proceed()
     assert bench.answered == {b"1": []}
+
+
+def test_who_asks_about_a_namespace_that_cannot_be_read_is_refused_and_nobody_else(bench: Bench) -> None:
+    bench.coherence.lost("overflow")
+    bench.hold(b"1", space=b"team/")
+    bench.hold(b"2")
+    bench.barriers.take_unread({b"team/": "Permission denied"})
+    assert bench.refused == {b"1": "disk_failed"}
+    bench.scan()
+    assert list(bench.answered) == [b"2"]
+    with pytest.raises(DiskFailed, match="Permission denied"):
+        bench.hold(b"3", space=b"team/")
+    bench.barriers.take_unread({})
+    bench.hold(b"4", space=b"team/")
+    assert b"4" in bench.answered
+    assert bench.peer.owed_requests == 0
 
 
 def test_when_the_store_goes_away_all_who_wait_are_refused(bench: Bench) -> None:

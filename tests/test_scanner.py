@@ -213,6 +213,17 @@ def test_a_directory_that_fails_ends_the_whole_scan(make: Callable[..., Scanner]
     assert (pieces, report.complete) == ([[b"a"]], False)
 
 
+def test_a_namespace_that_cannot_be_read_does_not_concern_the_others(make: Callable[..., Scanner]) -> None:
+    scanner = make(b"", b"n/", b"m/", root=one_buffer, n=broken, m=one_buffer)
+    for _ in range(2):
+        scanner.start()
+        pieces, report = take_all(scanner)
+        assert report.complete
+        assert list(report.unread) == [b"n/"]
+        assert report.unread[b"n/"]
+        assert [b"m/a"] in pieces
+
+
 def test_a_scan_never_runs_far_ahead_and_closing_ends_it(make: Callable[..., Scanner]) -> None:
     produced = 0
 

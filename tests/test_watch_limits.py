@@ -15,6 +15,7 @@ import mounts
 from conftest import eventually
 from mounts import EXT4, NOBODY, SETTLE_S, TMPFS, Place, Placed, fill, needs_mounts, needs_root, settle
 from storekeeper import Client
+from storekeeper.errors import DiskFailed
 
 NAMES = [f"a{number}" for number in range(8)]
 
@@ -173,6 +174,40 @@ def test_a_directory_that_may_not_be_read(place: Place) -> None:
     assert len(lines) <= 2, f"{len(lines)} lines in three seconds: {lines[0]}"
     directory.chmod(0o777)
     watches_again(client, place, directory)
+
+
+@needs_root
+@ext4
+@pytest.mark.parametrize("options", [("--watch", "scan"), ()], ids=["scan", "auto"])
+def test_a_namespace_that_may_not_be_read_does_not_concern_the_others(place: Place, options: tuple[str, ...]) -> None:
+    directory = furnish(place, uid=NOBODY)
+    daemon = place.start("--namespace", "team", *options, uid=NOBODY)
+    client, team = place.client(daemon), place.client(daemon, namespace="team")
+    team.put(b"bytes", key="k")
+    (directory / "team").chmod(0)
+    scans = client.status()["scans"]
+    fill(directory, ["more"])
+    client.list(fresh=True)
+    if options:
+        eventually(lambda: client.status()["scans"] > scans + 1, SETTLE_S)
+        for ask in (team.list, team.usage):
+            with pytest.raises(DiskFailed, match="Permission denied"):
+                ask(fresh=True)
+    with pytest.raises(DiskFailed):
+        team.exists("unknown")
+    assert client.list(fresh=True) == sorted([*NAMES, "more"])
+    assert client.usage(fresh=True)["objects"] == len(NAMES) + 1
+    assert client.get("a3") is not None
+    (directory / "team").chmod(0o700)
+    eventually(lambda: _answers(team) == ["k"], SETTLE_S)
+    assert team.get("k") == b"bytes"
+
+
+def _answers(client: Client) -> object:
+    try:
+        return client.list(fresh=True)
+    except DiskFailed as refused:
+        return refused
 
 
 @needs_root

@@ -73,6 +73,7 @@ class Barriers:
         self._guarded = guarded
         self._waiting: list[_Waiter] = []
         self._handed_out: list[set[bytes]] = []
+        self._unread: dict[bytes, str] = {}  # namespaces that the last scan could not read, and why
 
     def hold(
         self,
@@ -89,7 +90,12 @@ class Barriers:
         With the option `fresh` it waits for all that was done to the directory before; and, with `sizes`, until every
         object was looked at. `space` is what names of its namespace begin with, `cost_bytes` about what the answer
         takes; it is owed to the peer until then.
+
+        Raises:
+            DiskFailed: the last scan could not read that namespace.
         """
+        if space in self._unread:
+            raise DiskFailed(_cannot_be_read(self._unread[space]))
         coherence = self._coherence
         fresh = request.options.get("fresh", False)
         if coherence.coherent and not fresh:
@@ -130,6 +136,13 @@ class Barriers:
         for waiter in over:
             if not waiter.peer.gone:
                 self._guarded(waiter.peer, waiter.request, waiter.then)
+
+    def take_unread(self, unread: dict[bytes, str]) -> None:
+        """Takes which namespaces a scan could not read to their end, and why: whoever waits for them is refused."""
+        self._unread = unread
+        for space, why in unread.items():
+            waiting = [waiter for waiter in self._waiting if waiter.space == space]
+            self._refuse(waiting, DiskFailed(_cannot_be_read(why)))
 
     def refuse_unrepaired(self, error: StorekeeperError) -> None:
         """Answers the requests that wait for a scan with an error: there is none that comes to its end."""
@@ -211,6 +224,10 @@ class Barriers:
 
     def _is_repaired(self, waiter: _Waiter) -> bool:
         return self._coherence.clean >= waiter.epoch and self._coherence.has_scanned(waiter.scan)
+
+
+def _cannot_be_read(why: str) -> str:
+    return f"the namespace's folder cannot be read: {why}; exists, get and put go on as far as it lets them"
 
 
 def _is_of(space: bytes, name: bytes) -> bool:

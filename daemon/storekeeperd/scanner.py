@@ -32,6 +32,7 @@ class Report:
         foreign: entries that are no objects, by kind (see entries.py).
         doubtful: names seen that take a look.
         error: why it is not complete.
+        unread: namespaces that cannot be read to their end, and why; it can be complete all the same, for the others.
     """
 
     complete: bool = False
@@ -40,6 +41,7 @@ class Report:
     foreign: Counter[str] = field(default_factory=Counter)
     doubtful: list[bytes] = field(default_factory=list)
     error: str = ""
+    unread: dict[bytes, str] = field(default_factory=dict)
 
 
 WENT_AWAY = "the store went away"
@@ -67,12 +69,14 @@ class Scanner:
         self._pieces: list[bytes] = []  # of the buffer that is being taken apart, the next one last
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._unread: dict[bytes, str] = {}  # filled in by the thread, and taken when it has ended
         self.report = Report()
 
     def start(self) -> None:
         """Starts a scan; the one before must have ended."""
         assert self._thread is None
         self.report = Report()
+        self._unread = {}
         self._thread = threading.Thread(target=self._scan, name="storekeeperd-scanner", daemon=True)
         try:
             self._thread.start()
@@ -111,7 +115,7 @@ class Scanner:
             self._thread.join()
         self._thread = None
         report = self.report
-        report.error, report.seconds = error, seconds
+        report.error, report.seconds, report.unread = error, seconds, self._unread
         report.complete = not error
         report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
         return report
@@ -129,11 +133,16 @@ class Scanner:
         started = time.monotonic()
         try:
             for prefix in self._prefixes:
-                for data in self._disk.scan(prefix):
-                    if self._closing:
-                        return
-                    self._chunks.put((prefix, data))
-                    self._wake()
+                try:
+                    self._read(prefix)
+                except FileNotFoundError:  # a folder that is not there is no empty one
+                    raise
+                except OSError as failure:
+                    if not prefix:
+                        raise
+                    self._unread[prefix] = failure.strerror or str(failure)
+            if self._closing:
+                return
             error = ""
         except OSError as failure:
             error = failure.strerror or str(failure)
@@ -141,4 +150,11 @@ class Scanner:
             error = WENT_AWAY
         finally:
             self._chunks.put((error, time.monotonic() - started))
+            self._wake()
+
+    def _read(self, prefix: bytes) -> None:
+        for data in self._disk.scan(prefix):
+            if self._closing:
+                return
+            self._chunks.put((prefix, data))
             self._wake()

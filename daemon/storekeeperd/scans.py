@@ -165,10 +165,18 @@ class Scans:
         self._coherence.end_scan(complete=report.complete)
         if report.complete:
             self._report = report
-            self._error = ""
+            self._tell_unread(report.unread)
             self._sweep()
         else:
             self._fail(report.error)
+
+    def _tell_unread(self, unread: dict[bytes, str]) -> None:
+        """Lets nobody believe what is known of namespaces that could not be read; the others are not concerned."""
+        error = ", ".join(f"{prefix.decode()}: {why}" for prefix, why in unread.items())
+        if error and error != self._error:
+            log.error("%s: some namespaces cannot be scanned: %s", self._config.store, error)
+        self._error = error
+        self._service.barriers.take_unread(unread)
 
     def _fail(self, error: str) -> None:
         self._next_at = time.monotonic() + _FAILED_S
@@ -188,7 +196,8 @@ class Scans:
             return
         report = self._report
         self._last = {"at": round(time.time(), 3), "seconds": round(report.seconds, 3), "names": report.names}
-        self._timed_at = time.monotonic() + self._every_s
+        every_s = max(_FAILED_S, _TIMES_SCAN * report.seconds) if report.unread else self._every_s
+        self._timed_at = time.monotonic() + every_s
         self._sizing.begin()
 
     def _count_foreign(self) -> dict[str, int]:
