@@ -222,7 +222,7 @@ def upload_and_hang(address: str) -> None:
 def test_a_client_that_dies_in_mid_upload_leaves_nothing(daemon: Daemon) -> None:
     with daemon.client() as client:
         client.status()
-        held = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        held = daemon.descriptors
         process = SPAWN.Process(target=upload_and_hang, args=(daemon.address,))
         process.start()
         eventually(lambda: client.status()["connections"] == 2 and _written(daemon) > 8_000_000)
@@ -232,7 +232,7 @@ def test_a_client_that_dies_in_mid_upload_leaves_nothing(daemon: Daemon) -> None
         eventually(lambda: client.status()["connections"] == 1)
         assert client.exists("never") is False
         assert client.list() == []
-        eventually(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) == held)
+        eventually(lambda: daemon.descriptors == held)
     assert sorted(p.name for p in daemon.store.iterdir()) == [".storekeeper"]
     assert list((daemon.store / ".storekeeper" / "tmp").iterdir()) == []
 

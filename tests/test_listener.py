@@ -323,7 +323,7 @@ def test_handles_are_limited_and_end_with_their_connection(
     raw: Raw, connect: Callable[..., Raw], daemon: Daemon
 ) -> None:
     raw.ask(b"SK01", b"put", b"1", b"", b"k", b"x")
-    before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    before = daemon.descriptors
     for number in range(16):
         assert raw.ask(b"SK01", (b"upload", b"open")[number % 2], b"1", b"", b"k")[2] == b"ok"
     assert raw.ask(b"SK01", b"upload", b"1", b"", b"k")[2] == b"too_many"
@@ -332,7 +332,7 @@ def test_handles_are_limited_and_end_with_their_connection(
     assert other.ask(b"SK01", b"read", b"1", b"", b"2", b"0", b"1")[2] == b"bad_handle"
     other.close()
     raw.close()
-    eventually(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) == before - 1)
+    eventually(lambda: daemon.descriptors == before - 1)
 
 
 def test_the_owner_is_who_the_kernel_says(raw: Raw) -> None:
