@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storekeeperd.coherence import Coherence
+from storekeeperd.deletes import Deletes
 from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import _MARK, _MARK_BITS, Index
@@ -90,6 +91,8 @@ def copy_of(coherence: Coherence) -> Coherence:
     twin._sweep = copy_of_sweep(coherence._sweep, index)
     twin._scan_rounds = copy(coherence._scan_rounds)
     twin._looks = copy_of_looks(coherence._looks)
+    twin._deletes = Deletes()
+    twin._deletes._new, twin._deletes._old = coherence._deletes._new.copy(), coherence._deletes._old.copy()
     twin.growth = Growth()  # of sizes, which the model does not have
     return twin
 
@@ -145,8 +148,8 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
         looks and tuple(bisect(numbers, number) for number in looks),
         coherence._changing.get(KEY),
         bool(doubts.unanswered),
-        bool(coherence._deleted),
-        bool(coherence._deleted_before),
+        bool(coherence._deletes._new),
+        bool(coherence._deletes._old),
         tuple((bool(names), id(names) in older) for names in doubts._sets),
         bool(sweep.number),
         sweep.number and min(coherence.epoch - coherence._scan_epoch, 2),

@@ -117,7 +117,8 @@ class LooksOnceAtDeletes(Coherence):
     """No second look for kernels that report a delete before it can be seen."""
 
     def ask_second_looks(self) -> None:
-        self._deleted, self._deleted_before = {}, {}
+        self._deletes.step()
+        self._deletes.step()
 
 
 class AnswersWithoutWaiting(Coherence):

@@ -36,6 +36,7 @@ PURE = {
     "storekeeperd.growth",
     "storekeeperd.looks",
     "storekeeperd.doubts",
+    "storekeeperd.deletes",
     "storekeeperd.sweep",
     "storekeeperd.rounds",
     "storekeeperd.barriers",

@@ -14,8 +14,7 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
 * A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up (doubts.py).
 * An object that came or grew behind our back, or that a scan found and that was written to a moment before its first
   look, may be written in place: growth.py says when its size is looked at again.
-* A name that was deleted is looked at a second time, a little later, unless it was seen to be gone: some kernels (5.3
-  to 5.16) report a delete before lstat(2) sees it.
+* A name that was deleted is looked at a second time, a little later, unless it was seen to be gone (deletes.py).
 
 The state is bounded by the number of distinct names, never by that of events. Decides only: `take_questions` says what
 to look at, somebody else looks.
@@ -26,6 +25,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from storekeeperd.deletes import Deletes
 from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
@@ -62,8 +62,7 @@ class Coherence:
         self.doubts = Doubts()
         self._looks = Looks()
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
-        self._deleted: dict[bytes, None] = {}  # reported deleted, not seen to be gone yet
-        self._deleted_before: dict[bytes, None] = {}  # the same, for long enough to look a second time
+        self._deletes = Deletes()
         self._sweep = Sweep(index)
         self._scan_rounds = Rounds()
         self._doubt_sizes = False  # by the next scan
@@ -91,7 +90,7 @@ class Coherence:
                 self.ask(name)
         else:
             self._looks.questions.add_all(names)
-        self._deleted.update(deleted)
+        self._deletes.report(deleted)
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
@@ -194,10 +193,8 @@ class Coherence:
             for name, size in sizes.items():
                 if size != UNSEEN:
                     self._settle(name, size)
-        elif self._deleted or self._deleted_before:
-            for name in gone:
-                self._deleted.pop(name, None)
-                self._deleted_before.pop(name, None)
+        elif self._deletes:
+            self._deletes.seen(gone)
 
     def retry_unanswered(self) -> None:
         """Asks again what looks could not tell, some names at a time. To be called now and then."""
@@ -207,13 +204,12 @@ class Coherence:
     @property
     def wants_second_looks(self) -> bool:
         """Whether `ask_second_looks` has something to do."""
-        return bool(self._deleted or self._deleted_before)
+        return bool(self._deletes)
 
     def ask_second_looks(self) -> None:
         """Asks again about deletes that no look has seen. To be called every 50 ms while there are any."""
-        for name in self._deleted_before:
+        for name in self._deletes.step():
             self.ask(name)
-        self._deleted_before, self._deleted = self._deleted, {}
 
     def ask_grown(self, limit: int) -> None:
         """Asks about at most `limit` of the objects that may have grown, and are due for a look."""
@@ -386,9 +382,8 @@ class Coherence:
         """Ends what was in doubt: the look is younger than every question."""
         if self.doubts.unanswered:
             self._answered(name)
-        if seen == ABSENT and (self._deleted or self._deleted_before):
-            self._deleted.pop(name, None)
-            self._deleted_before.pop(name, None)
+        if seen == ABSENT and self._deletes:
+            self._deletes.seen((name,))
         if name in self._changing:  # what that change will bring may be older than this
             self._changing[name] = True
         else:
