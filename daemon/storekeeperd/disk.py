@@ -183,24 +183,26 @@ class Disk:
             self._publisher.discard(descriptor, stay)
 
     def _evict(self, operation: Evict, stay: Stay, _: bool) -> Outcome:
-        found = _place(operation.name, stay)
-        if found is None:
+        there = _place(operation.name, stay)
+        if there is None:
             return Outcome(b"absent", ABSENT)
-        place, name = found
-        there = look(name, place) != ABSENT  # a directory, link or fifo of that name is not ours to remove
-        if there:
+        place, name = there
+        evicted = look(name, place) != ABSENT  # a directory, link or fifo of that name is not ours to remove
+        if evicted:
             try:
                 self._publisher.unpublish(name, place)
             except FileNotFoundError:
-                there = False
-        return Outcome(b"evicted" if there else b"absent", look(name, place))
+                evicted = False
+        return Outcome(b"evicted" if evicted else b"absent", look(name, place))
 
     def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
         there = _place(operation.name, stay)
-        found = None if there is None else stat_file(there[1], there[0])
-        if there is None or found is None or not is_object(operation.name, found):
+        if there is None:
             return Outcome(b"absent", ABSENT)
         place, name = there
+        found = stat_file(name, place)
+        if found is None or not is_object(name, found):
+            return Outcome(b"absent", ABSENT)
         told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
         told.update(self._metadata(b"/proc/self/fd/%d/%s" % (place, name)))
         return Outcome(wire.OK, found.st_size, json.dumps(told).encode())

@@ -36,8 +36,6 @@ _SEND_BUFFERS = 64
 _JOIN_BYTES_MAX = 64 * 1024
 """Replies that wait together are joined up to this; above, the kernel gathers them."""
 _ACCEPTS_PER_TURN = 64
-_OUT_BUFFERS_MAX = 4096
-"""Buffers that wait for one peer; above, it is not read from."""
 _MESSAGES_PER_LOOK = 32
 """Messages taken before the clock is looked at again."""
 _TURN_S = 0.005
