@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from conftest import eventually
+from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
 from storekeeperd.disk import WouldWait
-from storekeeperd.jobs import Jobs
+from storekeeperd.jobs import Jobs, _gather
 from storekeeperd.operations import (
     Budget,
     Close,
@@ -54,6 +58,7 @@ class FakeDisk:
     def __init__(self) -> None:
         self.performed: list[tuple[Operation, bool, str]] = []
         self.stays = 0
+        self.groups: list[int] = []
         self.behave: Callable[[Operation, bool], None] = lambda operation, wait: None
 
     def stay(self) -> contextlib.AbstractContextManager[object]:
@@ -65,6 +70,10 @@ class FakeDisk:
         self.behave(operation, wait)
         self.performed.append((operation, wait, threading.current_thread().name))
         return Outcome(b"done", getattr(operation, "offset", 0))
+
+    def put_together(self, puts: list[Put], stay: object) -> list[Outcome]:
+        self.groups.append(len(puts))
+        return [self.perform(put, stay) for put in puts]
 
     @property
     def waited(self) -> list[bool]:
@@ -159,14 +168,16 @@ def test_a_batch_goes_on_in_slices_and_others_wait_their_turn(jobs: Jobs, disk: 
 
     disk.behave = behave
     batch, other = job(*[Look(b"k")] * 10), job(Look(b"l"))
+    jobs.begin_turn()
     assert not jobs.start(batch)
     assert 0 < len(batch.outcomes) < 10
     assert not jobs.start(other)
     turns = 0
     finished: list[Job] = []
     while jobs.unfinished:
-        jobs.go_on()
-        finished += jobs.done()
+        jobs.begin_turn()
+        while (one := jobs.go_on()) is not None:
+            finished.append(one)
         turns += 1
     assert sorted(map(id, finished)) == sorted(map(id, (batch, other)))
     assert turns > 2
@@ -290,15 +301,17 @@ def test_a_fault_is_an_outcome_and_the_rest_of_the_job_is_done(
         if not jobs.start(faulty):
             finish(jobs, woken)
     assert [outcome.word for outcome in faulty.outcomes] == [b"done", b"internal", b"done"]
-    assert "ZeroDivisionError" in str(faulty.outcomes[1].error)
-    assert "internal error in Read" in caplog.text
+    assert "ZeroDivisionError" not in str(faulty.outcomes[1].error)
+    assert "ZeroDivisionError" in caplog.text
+    (number,) = re.findall(r"'(fault \w+)'", str(faulty.outcomes[1].error))
+    assert f"{number} in Read" in caplog.text
 
 
 def test_the_pool_works_side_by_side(jobs: Jobs, disk: FakeDisk) -> None:
     both = threading.Barrier(2)
     disk.behave = lambda operation, wait: both.wait(10) and None
-    jobs.start(job(put(durable=True)))
-    jobs.start(job(put(durable=True)))
+    jobs.start(job(Evict(b"k", small=False)))
+    jobs.start(job(Evict(b"l", small=False)))
     finished: list[Job] = []
     eventually(lambda: finished.extend(jobs.done()) or len(finished) == 2)  # type: ignore[func-returns-value]
     assert [each.outcomes[0].word for each in finished] == [b"done", b"done"]
@@ -348,3 +361,115 @@ def test_closing_does_not_wait_longer_than_it_is_told(disk: FakeDisk) -> None:
     release.set()
     jobs.close(10)
     assert len(jobs.done()) == 3
+
+
+# -- fair turns
+
+
+class Owner:
+    """An answer, as far as jobs look at it."""
+
+    def __init__(self, uid: int) -> None:
+        self.peer = Peer(uid, uid, 1)
+
+
+def of(owner: Owner, *operations: Operation) -> Job:
+    return Job(list(operations), [None] * len(operations), owner)
+
+
+def test_who_asks_for_little_does_not_wait_for_all_that_a_flood_has_asked_for(
+    jobs: Jobs, disk: FakeDisk, clock: Clock
+) -> None:
+    def behave(operation: Operation, wait: bool) -> None:
+        clock.now += 0.0005
+
+    disk.behave = behave
+    flooder, victim = Owner(1), Owner(2)
+    jobs.begin_turn()
+    for _ in range(100):
+        jobs.start(of(flooder, *[Look(b"k")] * 10))
+    asked = of(victim, Look(b"v"))
+    assert not jobs.start(asked)
+    turns = 0
+    while not asked.outcomes:
+        jobs.begin_turn()
+        while jobs.go_on() is not None:
+            pass
+        turns += 1
+    assert turns <= 2
+
+
+def test_threads_are_not_given_all_that_one_peer_has_asked_for(jobs: Jobs, disk: FakeDisk) -> None:
+    release = threading.Event()
+    disk.behave = lambda operation, wait: release.wait(10) and None
+    flooder, victim = Owner(1), Owner(2)
+    for _ in range(50):
+        jobs.start(of(flooder, Evict(b"k", small=False)))
+    asked = of(victim, Evict(b"v", small=False))
+    jobs.start(asked)
+    release.set()
+    finished: list[Job] = []
+    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 51)  # type: ignore[func-returns-value]
+    assert finished.index(asked) < 10
+
+
+# -- group commit
+
+
+def test_durable_puts_that_wait_are_carried_out_together(jobs: Jobs, disk: FakeDisk) -> None:
+    first, release = threading.Event(), threading.Event()
+
+    def behave(operation: Operation, wait: bool) -> None:
+        first.set()
+        assert release.wait(10)
+
+    disk.behave = behave
+    jobs.start(job(put(durable=True)))
+    assert first.wait(10)
+    for _ in range(8):
+        jobs.start(job(put(durable=True)))
+    release.set()
+    finished: list[Job] = []
+    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 9)  # type: ignore[func-returns-value]
+    assert disk.groups == [1, 8]
+    assert all(len(each.outcomes) == 1 for each in finished)
+
+
+def test_a_group_has_no_more_puts_than_allowed_but_for_one_request(disk: FakeDisk) -> None:
+    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    limits = Limits(commit_group_max=4)
+    for _ in range(6):
+        given.put(job(put(durable=True)))
+    given.put(job(*[put(durable=True)] * 6))
+    given.put(None)
+    assert [len(_gather(given, 1, limits)[0]) for _ in range(3)] == [4, 3, 0]
+
+
+def test_a_lone_durable_put_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    given.put(job(put(durable=True)))
+    began = time.monotonic()
+    assert len(_gather(given, 1, Limits(commit_delay_ms_max=60_000.0))[0]) == 1
+    assert time.monotonic() - began < 30
+
+
+def test_others_are_waited_for_no_longer_than_allowed() -> None:
+    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+    given.put(job(put(durable=True)))
+    began = time.monotonic()
+    assert len(_gather(given, 8, Limits(commit_delay_ms_max=20.0))[0]) == 1
+    assert time.monotonic() - began >= 0.015
+
+
+def test_a_fault_in_a_group_is_an_outcome_of_every_put(
+    jobs: Jobs, disk: FakeDisk, woken: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    def put_together(puts: list[Put], stay: object) -> list[Outcome]:
+        raise ZeroDivisionError("oh")
+
+    disk.put_together = put_together  # type: ignore[method-assign]
+    both = job(put(durable=True), put(durable=True))
+    jobs.start(both)
+    assert finish(jobs, woken) == [both]
+    assert [outcome.word for outcome in both.outcomes] == [b"internal", b"internal"]
+    assert "fault" in caplog.text

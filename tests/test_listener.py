@@ -22,6 +22,7 @@ import zmq
 from conftest import Daemon, daemons, eventually
 from storekeeper import Client, framing, wire, zmtp
 from storekeeper.errors import StoreUnavailable
+from storekeeperd.metadata import Metadata
 
 
 class Raw:
@@ -372,8 +373,9 @@ def test_another_user_s_object_has_its_owner(tmp_path: Path) -> None:
                 info = client.stat("theirs")
             assert info is not None
             assert info.owner == 1234
-            kept = json.loads(os.getxattr(daemon.store / "theirs", "user.storekeeper"))
-            assert kept["owner"] == 1234
+            kept = Metadata.unpack(os.getxattr(daemon.store / "theirs", "user.storekeeper"))
+            assert kept is not None
+            assert kept.owner == 1234
             assert (daemon.store / "theirs").stat().st_uid == os.geteuid()
         finally:
             daemon.end()

@@ -15,9 +15,11 @@ sentence that tells the user what to do. Absence is not an error: `get` answers 
      +-- TooMany               too_many         a limit on a number of things
      +-- BadHandle             bad_handle       an upload, download or listing that this connection does not have
      +-- IncompleteUpload      incomplete       the bytes received are not the bytes announced
+     +-- CorruptObject         corrupt          the object's bytes are not those that were put
      +-- DiskFull              disk_full
      +-- DiskFailed            disk_failed
      +-- StoreUnavailable      store_away       the store's directory is not there
+     +-- Busy                  busy             the daemon has as many connections or files open as it may
      +-- DaemonStopping        stopping
      +-- InternalError         internal
      +-- BatchFailed           batch            some items of a batch failed; .results has each item's result
@@ -112,6 +114,12 @@ class IncompleteUpload(StorekeeperError):
     retry = True
 
 
+class CorruptObject(StorekeeperError):
+    """The object's bytes are not those that were put: it was moved to the quarantine. Put it again."""
+
+    code = "corrupt"
+
+
 class DiskFull(StorekeeperError):
     """No space or quota left where the store lies; nothing was stored. Free some and try again."""
 
@@ -129,6 +137,13 @@ class StoreUnavailable(StorekeeperError):
     """The store's directory is not there, or another one stands in its place."""
 
     code = "store_away"
+    retry = True
+
+
+class Busy(StorekeeperError):
+    """The daemon has as many connections, of this user or in all, or files open as it may. Try again in a moment."""
+
+    code = "busy"
     retry = True
 
 

@@ -43,18 +43,20 @@ RANGE_BYTES = 1024 * 1024
 """Bytes that a client asks for or sends per range: the fastest message size over ipc, measured."""
 
 DURABILITIES = ("os", "disk")
+MOMENT_NS_MAX = (1 << 63) - 1
 
 _NAMESPACE: dict[str, type] = {"namespace": str}
 OPTIONS: dict[bytes, dict[str, type]] = {
     b"exists": {**_NAMESPACE, "fresh": bool},
     b"get": _NAMESPACE,
-    b"put": {**_NAMESPACE, "replace": bool, "durability": str},
-    b"evict": _NAMESPACE,
+    b"put": {**_NAMESPACE, "replace": bool, "durability": str, "before": int},
+    b"evict": {**_NAMESPACE, "before": int},
     b"stat": _NAMESPACE,
+    b"verify": _NAMESPACE,
     b"list": {**_NAMESPACE, "prefix": str, "fresh": bool},
     b"usage": {**_NAMESPACE, "fresh": bool},
     b"status": {},
-    b"upload": {**_NAMESPACE, "replace": bool, "durability": str},
+    b"upload": {**_NAMESPACE, "replace": bool, "durability": str, "before": int},
     b"write": {},
     b"commit": {},
     b"abort": {},
@@ -70,6 +72,7 @@ ARGUMENTS: dict[bytes, str] = {
     b"put": "key payload, key payload…",
     b"evict": "key…",
     b"stat": "key…",
+    b"verify": "key…",
     b"list": "nothing, or a handle",
     b"usage": "nothing",
     b"status": "nothing",
@@ -182,6 +185,8 @@ def parse_options(verb: bytes, raw: Frame) -> Mapping[str, Any]:
             raise BadRequest(f"{verb.decode()} has no option {name[:40]!r}; it takes {takes}")
         if type(value) is not kind:
             raise BadRequest(f"option {name} must be of type {kind.__name__}")
+    if not 0 <= options.get("before", 0) <= MOMENT_NS_MAX:
+        raise BadRequest(f"option before is a moment of CLOCK_BOOTTIME in nanoseconds, at most {MOMENT_NS_MAX}")
     if options.get("durability", "os") not in DURABILITIES:
         raise BadRequest(f"option durability must be one of {', '.join(DURABILITIES)}")
     return options

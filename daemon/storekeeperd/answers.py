@@ -85,6 +85,13 @@ class Answer:
         self.details.setdefault("errors", {})[str(position)] = str(error)
         return self.settle(position, error.code.encode())
 
+    def abandon(self, error: StorekeeperError) -> list[Any]:
+        """Ends what the peer is owed with a refusal of the whole request; later results are of no effect."""
+        self.left = 0
+        self.peer.owed_requests -= 1
+        self.peer.owed_bytes -= self.cost_bytes
+        return wire.encode_refusal(self.request.envelope, self.request.id, error)
+
     def close(self) -> list[Any]:
         """Ends what the peer is owed for this request; returns the frames of the reply."""
         self.peer.owed_requests -= 1

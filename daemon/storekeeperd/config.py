@@ -35,7 +35,10 @@ class Limits:
         inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
         inline_slice_ms: how long the loop works on a batch before others have their turn.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
-        pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names.
+        commit_delay_ms_max: how long a durable put may be held back so that others share its wait for the platter.
+        commit_group_max: durable puts that share one; each is an open file meanwhile.
+        pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names. One
+            more commits groups of durable puts.
         stop_timeout_s: how long stopping waits for what is under way.
         rescan_delay_s: the least time from the end of one scan to the start of the next.
         audit_interval_s: how often the store is scanned though the watch hears of everything.
@@ -54,6 +57,8 @@ class Limits:
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
+    commit_delay_ms_max: float = 2.0
+    commit_group_max: int = 32
     pool_threads: int = 6
     stop_timeout_s: float = 5.0
     rescan_delay_s: float = 0.1
@@ -91,7 +96,7 @@ WATCHES = ("auto", "inotify", "scan")
 
 _LIMIT_MAX = 1 << 40
 _THREADS_MAX = 256
-_DESCRIPTORS_KEPT = 40
+_DESCRIPTORS_KEPT = 44
 """Files that are nobody's connection nor handle: those at work, the loop's, the watcher's."""
 
 _FILE_KEYS: dict[str, type] = {
@@ -108,13 +113,16 @@ _FILE_KEYS: dict[str, type] = {
 
 def fit_descriptors(limits: Limits, descriptors_max: int) -> Limits:
     """Returns limits that a process which may open so many files can keep: connections and handles are files."""
-    free = max(2, descriptors_max - _DESCRIPTORS_KEPT)
-    if limits.connections_max + limits.handles_max <= free:
+    free = max(3, descriptors_max - _DESCRIPTORS_KEPT)
+    if limits.connections_max + limits.handles_max + limits.commit_group_max <= free:
         return limits
+    group = min(limits.commit_group_max, max(1, free // 8))
+    half = (free - group) // 2
     return dataclasses.replace(
         limits,
-        connections_max=min(limits.connections_max, free // 2),
-        handles_max=min(limits.handles_max, free // 2),
+        connections_max=min(limits.connections_max, half),
+        handles_max=min(limits.handles_max, half),
+        commit_group_max=group,
     )
 
 

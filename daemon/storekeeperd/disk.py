@@ -1,7 +1,8 @@
 """Every system call on the objects of a store, and no other module makes one.
 
 Carries out `operations`, on the loop or in a worker; keeps no state but descriptors of uploads and downloads, which
-their owner closes. How a file gets its name is publisher.py's, the daemon's own folder `.storekeeper/` home.py's.
+their owner closes, and the checksums of uploads. How a file gets its name is publisher.py's, how many get theirs
+together commits.py's, whether bytes are the right ones proofs.py's, the daemon's own folder `.storekeeper/` home.py's.
 
 Every path is relative to the store's directory as ground.py opens it for a job: none leads into another directory.
 """
@@ -17,13 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import (
-    DiskFailed,
-    DiskFull,
-    StorekeeperError,
-    StoreUnavailable,
-)
-from storekeeperd import entries
+from storekeeper.errors import CorruptObject, StorekeeperError, StoreUnavailable
+from storekeeperd import checksums, entries, moments
+from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
 from storekeeperd.growth import RECENT_S
 from storekeeperd.operations import (
@@ -42,15 +39,24 @@ from storekeeperd.operations import (
     Read,
     Stat,
     Survey,
+    Verify,
     Write,
     failed,
 )
-from storekeeperd.publisher import ATTRIBUTE, NO_FILE, READ_FLAGS, Publisher, is_object, look, stat_file, write_all
+from storekeeperd.proofs import Proofs, move_away
+from storekeeperd.publisher import (
+    NO_FILE,
+    READ_FLAGS,
+    Publisher,
+    is_object,
+    look,
+    look_again,
+    stat_file,
+    write_all,
+)
+from storekeeperd.refusals import GONE, typed
 
-_TIME_MAX = float(1 << 40)  # 34,000 years: what a calendar can show
-_GONE = (errno.ENOENT, errno.ENOTDIR)
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class WouldWait(Exception):  # not an error: the same operation, made in a worker, succeeds
@@ -68,6 +74,9 @@ class Disk:
         read_nowait: whether it can read from the page cache alone (RWF_NOWAIT).
         inline_bytes_max: longest read or comparison that is made without waiting.
         ready_markers: whether FileConnector's markers are kept.
+        flush: whether every put is handed to the disk before it counts; for network file systems.
+        commit_group_max: durable puts that share their waits for the platter.
+        boot: which boot of the machine this is.
     """
 
     def __init__(
@@ -80,12 +89,23 @@ class Disk:
         read_nowait: bool = True,
         inline_bytes_max: int = 64 * 1024,
         ready_markers: bool = False,
+        flush: bool = False,
+        commit_group_max: int = 32,
+        boot: int | None = None,
     ) -> None:
         self._ground = ground
+        boot = moments.boot() if boot is None else boot
         self._publisher = Publisher(
-            private, unnamed_files=unnamed_files, attributes=attributes, ready_markers=ready_markers
+            private,
+            unnamed_files=unnamed_files,
+            attributes=attributes,
+            ready_markers=ready_markers,
+            flush=flush,
+            boot=boot,
         )
-        self._attributes = attributes
+        self._commits = Commits(self._publisher, commit_group_max)
+        self._proofs = Proofs(attributes=attributes, boot=boot)
+        self._checksums: dict[int, checksums.Running] = {}  # by descriptor of the upload
         self._read_nowait = read_nowait
         self._inline_bytes_max = inline_bytes_max
         self.stay = ground.stay
@@ -95,6 +115,7 @@ class Disk:
             Get: self._get,
             Put: self._put,
             Evict: self._evict,
+            Verify: self._verify,
             Stat: self._stat,
             Begin: self._begin,
             Write: self._write,
@@ -124,7 +145,11 @@ class Disk:
         except StorekeeperError as error:
             return failed(error, self._seen(operation, stay))
         except OSError as error:
-            return failed(_typed(error), self._seen(operation, stay))
+            return failed(typed(error), self._seen(operation, stay))
+
+    def put_together(self, puts: list[Put], stay: Stay) -> list[Outcome]:
+        """Carries out durable puts of different names as a group commit; waits for the disk. See commits.py."""
+        return self._commits.put_all(puts, stay)
 
     def scan(self, directory: bytes) -> Iterator[bytes]:
         """Reads a directory of objects: `b""` for the default namespace, `b"namespace/"` for others.
@@ -169,16 +194,17 @@ class Disk:
             if size > budget.bytes_left:
                 return Outcome(b"later", size)
             payload = self._range(descriptor, 0, size, wait)
+            self._proofs.prove_payload(descriptor, payload)
             budget.bytes_left -= size
             return Outcome(wire.OK, size, payload)
         finally:
             os.close(descriptor)
 
-    def _put(self, operation: Put, stay: Stay, wait: bool) -> Outcome:
+    def _put(self, operation: Put, stay: Stay, _: bool) -> Outcome:
         descriptor = self._publisher.begin(stay.root)
         try:
             write_all(descriptor, operation.payload, 0)
-            return self._publisher.publish(descriptor, len(operation.payload), operation, stay)
+            return self._publisher.publish(descriptor, operation, checksums.of(operation.payload), stay)
         finally:
             self._publisher.discard(descriptor, stay)
 
@@ -187,13 +213,33 @@ class Disk:
         if there is None:
             return Outcome(b"absent", ABSENT)
         place, name = there
-        evicted = look(name, place) != ABSENT  # a directory, link or fifo of that name is not ours to remove
+        found = stat_file(name, place)
+        evicted = found is not None and is_object(name, found)  # a directory, link or fifo is not ours to remove
+        if evicted and operation.before_ns:
+            assert found is not None
+            evicted = not self._publisher.is_newer(name, place, found, operation.before_ns)
         if evicted:
             try:
                 self._publisher.unpublish(name, place)
             except FileNotFoundError:
                 evicted = False
         return Outcome(b"evicted" if evicted else b"absent", look(name, place))
+
+    def _verify(self, operation: Verify, stay: Stay, _: bool) -> Outcome:
+        descriptor, size = self._open_object(operation, stay)
+        if descriptor < 0:
+            return Outcome(b"absent", ABSENT)
+        try:
+            known = self._proofs.prove_file(descriptor)
+            return Outcome(wire.OK if known else b"unknown", size)
+        except CorruptObject:
+            move_away(descriptor, operation.name, stay)
+            place, name = stay.place(operation.name)
+            if look(name, place) == ABSENT:
+                self._publisher.remove_marker(name, place)
+            raise
+        finally:
+            os.close(descriptor)
 
     def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
         there = _place(operation.name, stay)
@@ -203,27 +249,40 @@ class Disk:
         found = stat_file(name, place)
         if found is None or not is_object(name, found):
             return Outcome(b"absent", ABSENT)
-        told = {"size": found.st_size, "owner": found.st_uid, "created": found.st_mtime}
-        told.update(self._metadata(b"/proc/self/fd/%d/%s" % (place, name)))
+        kept = self._publisher.kept(name, place)
+        owner, created = (kept.owner, kept.created_us / 1e6) if kept else (found.st_uid, found.st_mtime)
+        told = {"size": found.st_size, "owner": owner, "created": created}
         return Outcome(wire.OK, found.st_size, json.dumps(told).encode())
 
     def _begin(self, operation: Begin, stay: Stay, _: bool) -> Outcome:
-        return Outcome(wire.OK, UNSEEN, number=self._publisher.begin(stay.root))
+        descriptor = self._publisher.begin(stay.root)
+        self._checksums[descriptor] = checksums.Running()
+        return Outcome(wire.OK, UNSEEN, number=descriptor)
 
     def _write(self, operation: Write, stay: Stay, _: bool) -> Outcome:
         write_all(operation.descriptor, operation.payload, operation.offset)
+        self._checksums[operation.descriptor].wrote(operation.descriptor, operation.offset, operation.payload)
         return Outcome(wire.OK)
 
     def _commit(self, operation: Commit, stay: Stay, _: bool) -> Outcome:
         try:
-            return self._publisher.publish(operation.descriptor, operation.size, operation, stay)
+            checksum = self._checksums[operation.descriptor].finish(operation.descriptor, operation.size)
+            return self._publisher.publish(operation.descriptor, operation, checksum, stay)
         finally:
-            self._publisher.discard(operation.descriptor, stay)
+            self._forget(operation.descriptor, stay)
 
-    def _open(self, operation: Open, stay: Stay, _: bool) -> Outcome:
+    def _open(self, operation: Open, stay: Stay, wait: bool) -> Outcome:
         descriptor, size = self._open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
+        try:
+            if self._proofs.needs_reading(descriptor):
+                if not wait:
+                    raise WouldWait
+                self._proofs.prove_file(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         return Outcome(wire.OK, size, number=descriptor)
 
     def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
@@ -233,32 +292,32 @@ class Disk:
         # It may be the last one of a file that has no name any more, or never had one: then its bytes are freed now.
         if not wait and os.fstat(operation.descriptor).st_size > self._inline_bytes_max:
             raise WouldWait
-        self._publisher.discard(operation.descriptor, stay)
+        self._forget(operation.descriptor, stay)
         return Outcome(wire.OK)
+
+    def _forget(self, descriptor: int, stay: Stay) -> None:
+        """Closes an upload or a download. Its number may be another's a moment later: nothing of it may stay."""
+        self._checksums.pop(descriptor, None)
+        self._publisher.discard(descriptor, stay)
 
     # -- looking and reading
 
     def _seen(self, operation: Operation, stay: Stay) -> int:
         name = getattr(operation, "name", None)
-        if name is None:
-            return UNSEEN
-        try:
-            return _sights([name], stay)[0][0]
-        except (OSError, ValueError, StorekeeperError):
-            return UNSEEN
+        return UNSEEN if name is None else look_again(name, stay)
 
-    def _open_object(self, operation: Get | Open, stay: Stay) -> tuple[int, int]:
+    def _open_object(self, operation: Get | Open | Verify, stay: Stay) -> tuple[int, int]:
         """Returns descriptor and size of an object; -1 if there is none."""
         there = _place(operation.name, stay)
         if there is None:
             return -1, ABSENT
         place, name = there
-        if not operation.known and look(name, place) == ABSENT:
+        if not getattr(operation, "known", False) and look(name, place) == ABSENT:
             return -1, ABSENT
         try:
             descriptor = os.open(name, READ_FLAGS, dir_fd=place)
         except OSError as error:
-            if error.errno in _GONE or error.errno in _NOT_REGULAR:
+            if error.errno in GONE or error.errno in _NOT_REGULAR:
                 return -1, ABSENT
             raise
         found = os.fstat(descriptor)
@@ -289,17 +348,6 @@ class Disk:
         if read < length:
             raise WouldWait
         return payload
-
-    def _metadata(self, path: bytes) -> dict[str, Any]:
-        """Returns what is kept with an object; nothing of it if it is not as this daemon writes it."""
-        if not self._attributes:
-            return {}
-        try:
-            kept = json.loads(os.getxattr(path, ATTRIBUTE, follow_symlinks=False))
-            owner, created = int(kept["owner"]), float(kept["created"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return {}
-        return {"owner": owner, "created": created} if 0 <= created < _TIME_MAX else {}
 
 
 def _place(name: bytes, stay: Stay) -> tuple[int, bytes] | None:
@@ -352,14 +400,3 @@ def _read_all(descriptor: int, offset: int, length: int) -> bytes:
             break
         payload += part
     return payload
-
-
-def _typed(error: OSError) -> StorekeeperError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _FULL:
-        return DiskFull(f"{reason}; nothing was stored: free some space or quota and try again")
-    if error.errno == errno.EXDEV:
-        return StoreUnavailable("a folder of the store lies on another file system; served again when that is gone")
-    if error.errno in _GONE:
-        return StoreUnavailable("the store's directory is not there; the daemon serves again when it is back")
-    return DiskFailed(f"the file system refused: {reason}")

@@ -1,9 +1,12 @@
 """Who carries out the service's jobs: the loop itself while that is quick, a small pool of threads otherwise.
 
 Owns the threads. Knows nothing of what a job means; outcomes go back as they came. A job starts on the loop if its
-operations are quick by their kind and the disk has lately been quick; a long one goes on in the next turns, a slice
-at a time. An operation that finds it would wait sends the rest of its job to the pool. For small objects the loop is
+operations are quick by their kind and the disk has lately been quick; a long one goes on in later turns, a slice at a
+time. An operation that finds it would wait sends the rest of its job to the pool. For small objects the loop is
 several times cheaper than a thread: the interpreter lock changes hands at every system call otherwise, measured.
+
+What cannot be done at once waits in a rota (see rota.py), for the loop as for each kind of thread: no client waits for
+all that another one has asked for. Threads are given little more than they have under way.
 """
 
 from __future__ import annotations
@@ -17,16 +20,54 @@ from collections import deque
 from collections.abc import Callable
 
 from storekeeper.errors import InternalError
+from storekeeperd import faults
 from storekeeperd.config import Limits
 from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.ground import Stay
-from storekeeperd.operations import UNSEEN, Commit, Evict, Job, Operation, Outcome, Put, Survey, Write, failed
+from storekeeperd.operations import UNSEEN, Commit, Evict, Job, Operation, Outcome, Put, Survey, Verify, Write, failed
+from storekeeperd.rota import Rota
 
 log = logging.getLogger(__name__)
 
 _SLOW_FOR_S = 1.0
 _NAMES_PER_OPERATION = 8
 """So many looks of a survey count as one operation: on a busy node a loop is easily put aside for a few ms."""
+_SLICE_PART_MIN = 8
+"""A job's slice is divided by the number of those who wait for one, at most by this."""
+_AHEAD = 2
+"""Jobs handed out per thread: one that it has, one that it takes next without waiting for the loop."""
+
+
+class Lane:
+    """Threads of one kind, and the jobs that wait for them."""
+
+    def __init__(self, kind: str, threads: int, ahead: int, work: Callable[[Lane], None]) -> None:
+        self.given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.given_max = threads * ahead
+        self.under_way = 0
+        self._waiting = Rota()
+        self.threads = [
+            threading.Thread(target=work, args=(self,), name=f"storekeeperd-{kind}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+
+    def add(self, job: Job) -> None:
+        """Takes a job, to be carried out when it is its turn."""
+        self._waiting.add(job)
+        self.give()
+
+    def give(self) -> None:
+        """Gives the threads what they can take."""
+        while self._waiting and self.under_way < self.given_max:
+            self.under_way += 1
+            self.given.put(self._waiting.take())
+
+    def end(self) -> None:
+        """Ends the threads after all jobs that are there."""
+        while self._waiting:
+            self.given.put(self._waiting.take())
+        for _ in self.threads:
+            self.given.put(None)
 
 
 class Jobs:
@@ -55,75 +96,88 @@ class Jobs:
         self._clock = clock
         self._slow_s = limits.slow_disk_ms / 1000
         self._slow_until = 0.0 if inline else math.inf
+        self._slice_ends = math.inf  # until the first turn begins
+        threads = (limits.pool_threads + 2) // 3
         # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync; and so have
-        # looks that no client waits for, of which there may be a million.
-        self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._slow: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._looks: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._unfinished: deque[Job] = deque()  # on the loop, for the next turns
-        self._done: deque[Job] = deque()
-        self._threads = [
-            threading.Thread(target=self._work, args=(todo,), name=f"storekeeperd-{kind}-{number}", daemon=True)
-            for number in range((limits.pool_threads + 2) // 3)
-            for kind, todo in (("job", self._todo), ("slow-job", self._slow), ("look", self._looks))
-        ]
+        # looks that no client waits for, of which there may be a million. Small durable puts share their waits.
+        self._reads = Lane("job", threads, _AHEAD, self._work)
+        self._syncs = Lane("slow-job", threads, _AHEAD, self._work)
+        self._looks = Lane("look", threads, _AHEAD, self._work)
+        self._commits = Lane("commit", 1, 2 * limits.commit_group_max, self._commit)
+        self._lanes = (self._reads, self._syncs, self._looks, self._commits)
+        self._waiting = Rota()  # for the loop
+        self._done: deque[tuple[Lane, Job]] = deque()
         self.inline_jobs = 0
         self.pool_jobs = 0
-        for thread in self._threads:
-            thread.start()
+        for lane in self._lanes:
+            for thread in lane.threads:
+                thread.start()
+
+    def begin_turn(self) -> None:
+        """Allows the loop its slice of inline work anew."""
+        self._slice_ends = self._clock() + self._limits.inline_slice_ms / 1000
 
     def start(self, job: Job) -> bool:
-        """Carries a job out now (True: its outcomes are there), or later: `done` will tell (False)."""
+        """Carries a job out now (True: its outcomes are there), or later: `go_on` or `done` will tell (False)."""
         if self._clock() < self._slow_until or not all(map(self._is_quick, job.operations)):
             self._hand_over(job)
             return False
-        if self._unfinished:
-            self._unfinished.append(job)  # others came first
+        if self._waiting or self._clock() >= self._slice_ends:
+            self._waiting.add(job)  # others came first, or have their turn first
             return False
         return self._try_inline(job)
 
-    def go_on(self) -> None:
-        """Carries out a slice of the jobs that were too long for one turn; what is finished is `done`."""
-        slice_ends = self._clock() + self._limits.inline_slice_ms / 1000
-        while self._unfinished and self._clock() < slice_ends:
-            job = self._unfinished.popleft()
+    def go_on(self) -> Job | None:
+        """Carries out what waits for the loop while its slice lasts; returns the first job that is finished, if any."""
+        while self._waiting and self._clock() < self._slice_ends:
+            job = self._waiting.take()
             if self._clock() < self._slow_until:
                 self._hand_over(job)
             elif self._try_inline(job):
-                self._done.append(job)
+                return job
+        return None
 
     @property
     def unfinished(self) -> bool:
         """Whether `go_on` has something to do."""
-        return bool(self._unfinished)
+        return bool(self._waiting)
 
     def done(self) -> list[Job]:
         """Returns the jobs that the pool has finished since the last call."""
         jobs = []
         while self._done:
-            jobs.append(self._done.popleft())
+            lane, job = self._done.popleft()
+            lane.under_way -= 1
+            jobs.append(job)
+        if jobs:
+            for lane in self._lanes:
+                lane.give()
         return jobs
 
     def close(self, timeout_s: float) -> None:
         """Ends the threads after the jobs they have. Waits for them, but no longer than `timeout_s` in all."""
-        for _ in self._threads:
-            self._todo.put(None)
-            self._slow.put(None)
-            self._looks.put(None)
+        for lane in self._lanes:
+            lane.end()
         deadline = self._clock() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - self._clock()))
+        for lane in self._lanes:
+            for thread in lane.threads:
+                thread.join(max(0.0, deadline - self._clock()))
+
+    # -- on the loop
 
     def _try_inline(self, job: Job) -> bool:
         """Does what it may of a job on the loop; returns whether that was all. What was done is kept."""
         clock = self._clock
         now = clock()
-        slice_ends = now + self._limits.inline_slice_ms / 1000
+        slice_ends = self._slice_ends
+        if self._waiting:
+            share = self._limits.inline_slice_ms / 1000 / min(_SLICE_PART_MIN, 1 + self._waiting.contenders)
+            slice_ends = min(slice_ends, now + share)
         outcomes = job.outcomes
         with self._disk.stay() as stay:
             for operation in job.operations[len(outcomes) :] if outcomes else job.operations:
                 if now >= slice_ends:
-                    self._unfinished.append(job)
+                    self._waiting.put_back(job)
                     return False
                 before = now
                 try:
@@ -139,22 +193,32 @@ class Jobs:
 
     def _hand_over(self, job: Job) -> None:
         self.pool_jobs += 1
-        waits = any(
-            isinstance(operation, Commit) or getattr(operation, "durable", False) for operation in job.operations
+        self._lane(job).add(job)
+
+    def _lane(self, job: Job) -> Lane:
+        first = job.operations[0]
+        if isinstance(first, Survey):
+            return self._looks
+        if isinstance(first, Put) and first.durable:
+            return self._commits if not job.outcomes and all(map(self._is_short, job.operations)) else self._syncs
+        return self._syncs if isinstance(first, Commit | Verify) else self._reads
+
+    def _is_short(self, operation: Operation) -> bool:
+        return (
+            isinstance(operation, Put) and operation.small and len(operation.payload) <= self._limits.inline_bytes_max
         )
-        looks = isinstance(job.operations[0], Survey)
-        (self._looks if looks else self._slow if waits else self._todo).put(job)
 
     def _is_quick(self, operation: Operation) -> bool:
         """Whether an operation is quick by its kind: nothing that waits for a platter, nor moves or frees much."""
         if isinstance(operation, Put):
-            short = len(operation.payload) <= self._limits.inline_bytes_max
-            return short and operation.small and not operation.durable
+            return self._is_short(operation) and not operation.durable
         if isinstance(operation, Write):
             return len(operation.payload) <= self._limits.inline_bytes_max
         if isinstance(operation, Evict):
             return operation.small
-        return not isinstance(operation, Commit)
+        return not isinstance(operation, Commit | Verify)
+
+    # -- in threads
 
     def _perform(self, operation: Operation, stay: Stay, *, wait: bool) -> Outcome:
         try:
@@ -162,16 +226,67 @@ class Jobs:
         except WouldWait:
             raise
         except Exception as error:
-            log.exception("internal error in %s", type(operation).__name__)
-            return failed(InternalError(f"a fault of the daemon ({type(error).__name__}); see its log"), UNSEEN)
+            return failed(faults.report(type(operation).__name__, error), UNSEEN)
 
-    def _work(self, todo: queue.SimpleQueue[Job | None]) -> None:
-        while (job := todo.get()) is not None:
+    def _work(self, lane: Lane) -> None:
+        while (job := lane.given.get()) is not None:
             with self._disk.stay() as stay:
                 for operation in job.operations[len(job.outcomes) :]:
                     job.outcomes.append(self._perform(operation, stay, wait=True))
-            self._done.append(job)
-            self._wake()
+            self._finish(lane, job)
+
+    def _finish(self, lane: Lane, job: Job) -> None:
+        self._done.append((lane, job))
+        self._wake()
+
+    def _commit(self, lane: Lane) -> None:
+        """Carries out durable puts, as many together as there are.
+
+        Who was just answered is likely to put again. So a group is waited for until it has as many as the last one had
+        and left waiting, but never longer than `commit_delay_ms_max`; a client that is alone never waits.
+        """
+        expected = 1
+        while True:
+            group, ended = _gather(lane.given, expected, self._limits)
+            if group:
+                self._put_together(group)
+                for job in group:
+                    self._finish(lane, job)
+            if ended:
+                return
+            expected = len(group) + lane.given.qsize()
+
+    def _put_together(self, group: list[Job]) -> None:
+        puts = [operation for job in group for operation in job.operations if isinstance(operation, Put)]
+        try:
+            with self._disk.stay() as stay:
+                outcomes = self._disk.put_together(puts, stay)
+        except Exception as error:
+            fault: InternalError = faults.report("a group of durable puts", error)
+            outcomes = [failed(fault, UNSEEN) for _ in puts]
+        for job in group:
+            job.outcomes, outcomes = outcomes[: len(job.operations)], outcomes[len(job.operations) :]
+
+
+def _gather(given: queue.SimpleQueue[Job | None], expected: int, limits: Limits) -> tuple[list[Job], bool]:
+    """Returns the jobs of the next group, and whether it is the last one; waits for the first of them."""
+    job = given.get()
+    if job is None:
+        return [], True
+    group = [job]
+    puts = len(job.operations)
+    deadline = time.monotonic() + limits.commit_delay_ms_max / 1000
+    while puts < limits.commit_group_max:
+        left_s = deadline - time.monotonic() if len(group) < expected else 0.0
+        try:
+            job = given.get(timeout=left_s) if left_s > 0 else given.get_nowait()
+        except queue.Empty:
+            break
+        if job is None:
+            return group, True
+        group.append(job)
+        puts += len(job.operations)
+    return group, False
 
 
 def _weight(operation: Operation) -> float:

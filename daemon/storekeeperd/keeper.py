@@ -70,6 +70,7 @@ class Keeper:
             raise
         self.address = self._endpoint.address
         features = self._home.features
+        network = find(config.store).network
         self._disk = Disk(
             self._home.ground,
             TEMPORARY,
@@ -78,10 +79,12 @@ class Keeper:
             read_nowait=features.read_nowait,
             inline_bytes_max=limits.inline_bytes_max,
             ready_markers=config.ready_markers,
+            flush=network,
+            commit_group_max=limits.commit_group_max,
         )
         prefixes = [b"", *(name.encode() + b"/" for name in config.namespaces)]
         self._loop = Loop(self._pump)
-        self._jobs = Jobs(self._disk, limits, self._loop.wake, inline=not find(config.store).network)
+        self._jobs = Jobs(self._disk, limits, self._loop.wake, inline=not network)
         self._index = Index()
         self._coherence = Coherence(self._index)
         self._service = Service(limits, self._index, self._coherence, namespaces=config.namespaces, status=self._status)
@@ -151,9 +154,8 @@ class Keeper:
     def _pump(self) -> None:
         if self._stop_by is not None:
             self._proceed_to_stop(self._stop_by)
+        self._jobs.begin_turn()
         self._reconciler.turn()
-        if self._jobs.unfinished:
-            self._jobs.go_on()
         for job in self._jobs.done():
             self._service.finished(job)
         self._listener.go_on()
@@ -173,14 +175,17 @@ class Keeper:
             os.sched_yield()
 
     def _pump_jobs(self) -> None:
-        service = self._service
-        jobs = service.jobs
-        while jobs or service.replies:
+        service, jobs = self._service, self._service.jobs
+        waited = self._jobs.go_on()
+        while jobs or waited or service.replies:
+            if waited:
+                service.finished(waited)
             while jobs:
                 job = jobs.popleft()
                 if self._jobs.start(job):
                     service.finished(job)
             self._listener.deliver()
+            waited = self._jobs.go_on()
 
     def _proceed_to_stop(self, stop_by: float) -> None:
         self._service.stop()

@@ -91,7 +91,11 @@ class Get:
 
 @dataclass(slots=True)
 class Put:
-    """Publish an object. Word `created`, `replaced` or `same`. `small` as in Evict, of what it may replace."""
+    """Publish an object. Word `created`, `replaced`, `same`, or `superseded`.
+
+    `small` as in Evict, of what it may replace. `before_ns`: what was put after that moment is not replaced, the word
+    is then `superseded` (0: no such condition; see moments.py).
+    """
 
     name: bytes
     payload: Any
@@ -99,17 +103,35 @@ class Put:
     replace: bool
     durable: bool
     small: bool = True
+    before_ns: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.payload)
 
 
 @dataclass(slots=True)
 class Evict:
     """Remove an object. Word `evicted` or `absent`.
 
-    `small` says that the object is known to be short: removing a long one takes the file system a while.
+    `small` says that the object is known to be short: removing a long one takes the file system a while. `before_ns`
+    as in Put: what was put after that moment stays, the word is then `absent`.
     """
 
     name: bytes
     small: bool
+    before_ns: int = 0
+
+
+@dataclass(slots=True)
+class Verify:
+    """Read an object and see whether its bytes are those that were put; if not, move it away.
+
+    Word `ok`, `absent`, or `unknown` if nothing is kept with it that would tell.
+    """
+
+    name: bytes
 
 
 @dataclass(slots=True)
@@ -143,6 +165,7 @@ class Commit:
     origin: Origin
     replace: bool
     durable: bool
+    before_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -169,7 +192,10 @@ class Close:
     descriptor: int
 
 
-Operation = Look | Survey | Get | Put | Evict | Stat | Begin | Write | Commit | Open | Read | Close
+Change = Put | Evict | Commit | Verify
+"""What changes a name, or may: one at a time of each."""
+
+Operation = Look | Survey | Get | Put | Evict | Verify | Stat | Begin | Write | Commit | Open | Read | Close
 
 
 @dataclass(slots=True, eq=False)
@@ -179,9 +205,11 @@ class Job:
     Attributes:
         operations: what to do.
         tickets: one entry per operation, meaningful to the service alone.
+        owner: the answer that it is for, None for the daemon's own work; says whose turn it is.
         outcomes: what came of it, in the same order; filled in by whoever carries it out.
     """
 
     operations: list[Operation]
     tickets: list[Any]
+    owner: Any = None
     outcomes: list[Outcome] = field(default_factory=list)

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from storekeeper.errors import InternalError
+from storekeeperd import faults
+from storekeeperd.answers import Answer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN, Commit, Evict, Job, Look, Operation, Outcome, Put, Survey
+from storekeeperd.operations import ABSENT, UNSEEN, Change, Job, Look, Operation, Outcome, Survey
 from storekeeperd.turns import Turns
 
 _SURVEYED_MAX = 1024
@@ -29,13 +32,21 @@ class Orders:
     Args:
         index, coherence: what exists, and what asks and learns about it.
         questions_per_job: operations of one kind that are put into one job.
+        fault: called with the answer a job was for, and an error, if its outcomes could not be taken in.
 
     Attributes:
         jobs: work to be carried out, oldest first; the driver takes it from here.
         under_way: jobs handed out or waiting in `jobs`.
     """
 
-    def __init__(self, index: Index, coherence: Coherence, questions_per_job: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        coherence: Coherence,
+        questions_per_job: int,
+        fault: Callable[[Answer | None, InternalError], None] = lambda _answer, _error: None,
+    ) -> None:
+        self._fault = fault
         self.jobs: deque[Job] = deque()
         self.under_way = 0
         self._surveyed = 0  # names that are being looked at because of a question
@@ -44,24 +55,25 @@ class Orders:
         self._turns = Turns()
         self._questions_per_job = questions_per_job
 
-    def order(self, operations: list[Operation], tickets: list[Any]) -> None:
+    def order(self, operations: list[Operation], tickets: list[Any], owner: Answer | None = None) -> None:
         """Orders operations as one job."""
         if operations:
             self.under_way += 1
-            self.jobs.append(Job(operations, tickets))
+            self.jobs.append(Job(operations, tickets, owner))
 
-    def order_in_parts(self, operations: list[Operation], tickets: list[Ticket]) -> None:
+    def order_in_parts(self, operations: list[Operation], tickets: list[Ticket], owner: Answer | None = None) -> None:
         """Orders many operations as several jobs, so that more than one worker has something of them."""
         size = self._questions_per_job
         for start in range(0, len(operations), size):
-            self.order(operations[start : start + size], tickets[start : start + size])
+            self.order(operations[start : start + size], tickets[start : start + size], owner)
 
-    def change(self, changes: Iterable[tuple[Put | Evict | Commit, Ticket]]) -> None:
+    def change(self, changes: Iterable[tuple[Change, Ticket]], owner: Answer | None = None) -> None:
         """Orders changes whose names are free; the others follow when it is their turn."""
-        ready = [change for change in changes if self._turns.take(change[0].name, change)]
+        ready = [change for change in changes if self._turns.take(change[0].name, (*change, owner))]
         for operation, _ in ready:
             self._coherence.begin(operation.name)
-        self.order_in_parts([operation for operation, _ in ready], [self._change_ticket(ticket) for _, ticket in ready])
+        tickets = [self._change_ticket(ticket) for _, ticket in ready]
+        self.order_in_parts([operation for operation, _ in ready], tickets, owner)
 
     def look_ticket(self, name: bytes, then: Ticket = None) -> Ticket:
         """Registers a look that is about to be ordered; returns its ticket, which takes it in and then calls `then`."""
@@ -91,7 +103,10 @@ class Orders:
         self.under_way -= 1
         for operation, ticket, outcome in zip(job.operations, job.tickets, job.outcomes, strict=True):
             if ticket is not None:
-                ticket(operation, outcome)
+                try:
+                    ticket(operation, outcome)
+                except Exception as error:
+                    self._fault(job.owner, faults.report(type(operation).__name__, error))
 
     def observe(self, name: bytes, seen: int) -> None:
         """Takes what a read found in passing: a question, if the index says otherwise."""
@@ -115,13 +130,13 @@ class Orders:
         return surveyed
 
     def _change_ticket(self, ticket: Ticket) -> Ticket:
-        def changed(operation: Put | Evict | Commit, outcome: Outcome) -> None:
+        def changed(operation: Change, outcome: Outcome) -> None:
             self._coherence.finish(operation.name, outcome.seen)
             following = self._turns.release(operation.name)
             if following is not None:
-                next_operation, next_ticket = following
+                next_operation, next_ticket, next_owner = following
                 self._coherence.begin(next_operation.name)
-                self.order([next_operation], [self._change_ticket(next_ticket)])
+                self.order([next_operation], [self._change_ticket(next_ticket)], next_owner)
             if ticket is not None:
                 ticket(operation, outcome)
 

@@ -3,7 +3,11 @@
 Owns the publish order: unnamed file, write, length check, metadata, fsync if asked, link or rename into place, marker
 if asked, fsync of the directory if asked, look. A crash between any two steps leaves either the old state or the new
 one, and nothing under the object's name that is not whole: an unnamed file vanishes with its descriptor, a private
-name is cleaned up at the next start.
+name is cleaned up at the next start. Many that are asked to be durable go these steps together (see commits.py).
+
+After an fsync that failed the kernel holds the pages for clean: a second one would succeed and mean nothing. So no
+fsync is ever tried again on the same file: what failed is thrown away, and bytes that are there already are made
+durable by a copy of our own in their place.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ import time
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
+from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StorekeeperError, StoreUnavailable
+from storekeeperd import moments
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
-from storekeeperd.operations import ABSENT, Commit, Origin, Outcome, Put
+from storekeeperd.metadata import ATTRIBUTE, Metadata
+from storekeeperd.operations import ABSENT, UNSEEN, Commit, Outcome, Put
 
-ATTRIBUTE = "user.storekeeper"
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -40,13 +45,27 @@ class Publisher:
         unnamed_files: whether the file system has O_TMPFILE.
         attributes: whether it has user attributes.
         ready_markers: make FileConnector's markers, so that it reads what is put here.
+        flush: whether bytes are always handed to the disk before their object gets its name: where a full disk or a
+            lost server shows only then, as on NFS.
+        boot: as `moments.boot`.
     """
 
-    def __init__(self, private: str, *, unnamed_files: bool, attributes: bool, ready_markers: bool) -> None:
+    def __init__(
+        self,
+        private: str,
+        *,
+        unnamed_files: bool,
+        attributes: bool,
+        ready_markers: bool,
+        flush: bool = False,
+        boot: int | None = None,
+    ) -> None:
         self._private = os.fsencode(private) + b"/"
         self._ready_markers = ready_markers
         self._unnamed_files = unnamed_files
         self._attributes = attributes
+        self._flush = flush
+        self._boot = moments.boot() if boot is None else boot
         self._serial = itertools.count(1)
         self._named: dict[int, bytes] = {}  # descriptor -> private name, where there are no unnamed files
         # Python follows the link /proc/self/fd/N in link() only if it is given a directory descriptor.
@@ -76,17 +95,31 @@ class Publisher:
         A private name that cannot be removed now, because the store is away, is removed at the next start.
         """
         path = self._named.pop(descriptor, None)
-        os.close(descriptor)
-        if path is not None:
-            with contextlib.suppress(StoreUnavailable, OSError):
-                os.unlink(path, dir_fd=stay.root)
+        try:
+            os.close(descriptor)  # whatever close(2) says, the descriptor is closed
+        finally:
+            if path is not None:
+                with contextlib.suppress(StoreUnavailable, OSError):
+                    os.unlink(path, dir_fd=stay.root)
 
-    def publish(self, descriptor: int, size: int, operation: Put | Commit, stay: Stay) -> Outcome:
+    def publish(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> Outcome:
         """Gives a written file the object's name. Whatever happens, no other name of it is left behind."""
+        self.prepare(descriptor, operation, checksum, stay)
+        if operation.durable:
+            os.fsync(descriptor)
+        word = self.name(descriptor, operation, stay)
         place, name = stay.place(operation.name)
-        found = os.fstat(descriptor)
-        if found.st_size != size:
-            raise DiskFailed(f"{size} bytes were written, the file has {found.st_size}; nothing was stored")
+        if operation.durable:
+            sync_directory(place)
+        return Outcome(word, look(name, place))
+
+    def prepare(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> None:
+        """Makes a written file ready for its name: everything but what makes it durable."""
+        _, name = stay.place(operation.name)
+        size = operation.size
+        there = os.fstat(descriptor).st_size
+        if there != size:
+            raise DiskFailed(f"{size} bytes were written, the file has {there}; nothing was stored")
         if not size and name.endswith(MARKER):
             raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
         if self._ready_markers and len(name + MARKER) > wire.KEY_BYTES_MAX:
@@ -94,40 +127,61 @@ class Publisher:
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )
         if self._attributes:
-            self._describe(descriptor, operation.origin)
+            now_us = time.time_ns() // 1000
+            synced = operation.durable
+            self._describe(
+                descriptor, Metadata(operation.origin.uid, now_us, self._boot, moments.now_ns(), checksum, synced)
+            )
         os.fchmod(descriptor, OBJECT_MODE)
-        if operation.durable:
+        if self._flush and not operation.durable:
             os.fsync(descriptor)
-        word = self._link_or_compare(descriptor, size, operation, stay)
+
+    def name(self, descriptor: int, operation: Put | Commit, stay: Stay) -> bytes:
+        """Links or renames a file that is ready, and makes its marker; returns the result word."""
+        word = self._link_or_compare(descriptor, operation, stay)
         if self._ready_markers:  # last, as FileConnector does: who sees the marker finds the object
+            place, name = stay.place(operation.name)
             with contextlib.suppress(FileExistsError):
                 os.mknod(name + MARKER, stat.S_IFREG | 0o444, dir_fd=place)
-        if operation.durable:
-            if word == b"same":
-                _sync_file(name, place)  # the bytes that stay are the other file's
-            _sync_directory(place)
-        return Outcome(word, look(name, place))
-
-    def _describe(self, descriptor: int, origin: Origin) -> None:
-        try:
-            os.setxattr(descriptor, ATTRIBUTE, _metadata_of(origin))
-        except OSError as error:  # as above
-            if error.errno != errno.EOPNOTSUPP:
-                raise
+        return word
 
     def unpublish(self, name: bytes, place: int) -> None:
         """Removes an object, then its marker; raises `FileNotFoundError` if the object is not there."""
         os.unlink(name, dir_fd=place)
         if self._ready_markers:
-            self._remove_marker(name + MARKER, place)
+            self.remove_marker(name, place)
 
-    def _remove_marker(self, name: bytes, place: int) -> None:
+    def remove_marker(self, name: bytes, place: int) -> None:
+        """Removes the marker of an object that is gone, if it has one."""
+        marker = name + MARKER
         with contextlib.suppress(OSError):
-            found = os.stat(name, dir_fd=place, follow_symlinks=False)
+            found = os.stat(marker, dir_fd=place, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode) and not found.st_size:  # else it is an object that is named so
-                os.unlink(name, dir_fd=place)
+                os.unlink(marker, dir_fd=place)
 
-    def _link_or_compare(self, descriptor: int, size: int, operation: Put | Commit, stay: Stay) -> bytes:
+    def kept(self, name: bytes, place: int) -> Metadata | None:
+        """Returns what is kept with the object of that name; None if there is nothing, or nothing of ours."""
+        if not self._attributes:
+            return None
+        try:
+            # A path through /proc/self/fd, because getxattr(2) takes no descriptor of a directory.
+            raw = os.getxattr(b"/proc/self/fd/%d/%s" % (place, name), ATTRIBUTE, follow_symlinks=False)
+        except OSError:
+            return None
+        return Metadata.unpack(raw)
+
+    def is_newer(self, name: bytes, place: int, found: os.stat_result, moment_ns: int) -> bool:
+        """Returns whether the object of that name was put after a moment; see moments.py."""
+        return moments.is_newer(self.kept(name, place), found, moment_ns, self._boot)
+
+    def _describe(self, descriptor: int, metadata: Metadata) -> None:
+        try:
+            os.setxattr(descriptor, ATTRIBUTE, metadata.pack())
+        except OSError as error:  # the store came back on another file system
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+
+    def _link_or_compare(self, descriptor: int, operation: Put | Commit, stay: Stay) -> bytes:
         place, name = stay.place(operation.name)
         for _ in range(10):
             try:
@@ -140,9 +194,13 @@ class Publisher:
                 if not is_object(name, found):
                     raise _not_an_object()
                 if operation.replace:
+                    if operation.before_ns and self.is_newer(name, place, found, operation.before_ns):
+                        return b"superseded"
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
-                if found.st_size == size and _same_bytes(descriptor, name, place, size):
+                if found.st_size == operation.size and _same_bytes(descriptor, name, place, operation.size):
+                    if operation.durable:
+                        self._take_the_place_of_the_same(descriptor, name, place, found, stay.root)
                     return b"same"
             except FileNotFoundError:
                 continue  # somebody removed it between our two calls: the name is free again
@@ -150,6 +208,23 @@ class Publisher:
                 raise _not_an_object() from None  # somebody put it there between our two calls
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
+
+    def _take_the_place_of_the_same(
+        self, descriptor: int, name: bytes, place: int, found: os.stat_result, root: int
+    ) -> None:
+        """Makes bytes durable that are there already: by our synced copy, which keeps whose they are and since when.
+
+        An fsync of the other file would prove nothing: if its pages could not be written at some time, that was told
+        to whoever asked then, and is forgotten.
+        """
+        if self._attributes:
+            ours = Metadata.unpack(os.getxattr(descriptor, ATTRIBUTE))
+            kept = self.kept(name, place)
+            if ours is not None:
+                owner, created_us = (kept.owner, kept.created_us) if kept else (found.st_uid, found.st_mtime_ns // 1000)
+                self._describe(descriptor, ours._replace(owner=owner, created_us=max(0, created_us)))
+                os.fsync(descriptor)
+        self._rename_over(descriptor, name, place, root)
 
     def _link(self, descriptor: int, name: bytes, place: int) -> None:
         # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege. It names what
@@ -159,11 +234,12 @@ class Publisher:
     def _rename_over(self, descriptor: int, name: bytes, place: int, root: int) -> None:
         """Replaces atomically: a second, private name, then rename(2). Old readers keep the old inode."""
         private = self._private + b"r" + str(next(self._serial)).encode()
-        self._link(descriptor, private, root)
         try:
+            self._link(descriptor, private, root)
             os.rename(private, name, src_dir_fd=root, dst_dir_fd=place)
         except OSError:
-            os.unlink(private, dir_fd=root)
+            with contextlib.suppress(OSError):  # not there if the call failed after it was done, as NFS can have it
+                os.unlink(private, dir_fd=root)
             raise
 
 
@@ -171,6 +247,17 @@ def look(name: bytes, place: int) -> int:
     """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
     found = stat_file(name, place)
     return found.st_size if found is not None and is_object(name, found) else ABSENT
+
+
+def look_again(name: bytes, stay: Stay) -> int:
+    """Returns what `look` sees of an object's path; UNSEEN if nothing can be said."""
+    try:
+        place, key = stay.place(name)
+        return look(key, place)
+    except FileNotFoundError:  # there is no folder for it
+        return ABSENT
+    except (OSError, ValueError, StorekeeperError):
+        return UNSEEN
 
 
 def stat_file(name: bytes, place: int) -> os.stat_result | None:
@@ -194,10 +281,6 @@ def _not_an_object() -> NotAnObject:
     )
 
 
-def _metadata_of(origin: Origin) -> bytes:
-    return b'{"v":1,"owner":%d,"created":%.3f}' % (origin.uid, time.time())
-
-
 def write_all(descriptor: int, payload: Any, offset: int) -> None:
     """Writes all of a payload, however little the system takes at a time."""
     written = os.pwrite(descriptor, payload, offset)
@@ -219,12 +302,9 @@ def _same_bytes(descriptor: int, name: bytes, place: int, size: int) -> bool:
         os.close(other)
 
 
-def _sync_directory(place: int) -> None:
-    _sync_file(b".", place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _sync_file(name: bytes, place: int, flags: int = READ_FLAGS) -> None:
-    descriptor = os.open(name, flags, dir_fd=place)
+def sync_directory(place: int) -> None:
+    """Makes the names of a directory survive a power cut, as they are now."""
+    descriptor = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
     try:
         os.fsync(descriptor)
     finally:

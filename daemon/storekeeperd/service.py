@@ -17,6 +17,7 @@ from storekeeper import wire
 from storekeeper.errors import (
     BadKey,
     BadRequest,
+    CorruptObject,
     DaemonStopping,
     InternalError,
     NamespaceMissing,
@@ -25,6 +26,7 @@ from storekeeper.errors import (
     TooLarge,
     TooMany,
 )
+from storekeeperd import faults
 from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.barriers import Barriers, Verb
@@ -35,6 +37,7 @@ from storekeeperd.listings import Listings
 from storekeeperd.operations import (
     ABSENT,
     Budget,
+    Change,
     Evict,
     Get,
     Job,
@@ -44,6 +47,7 @@ from storekeeperd.operations import (
     Outcome,
     Put,
     Stat,
+    Verify,
 )
 from storekeeperd.orders import Orders, Ticket
 from storekeeperd.transfers import Transfers
@@ -85,7 +89,8 @@ class Service:
         questions_per_job: int = 128,
     ) -> None:
         self.limits = limits
-        self.orders = Orders(index, coherence, questions_per_job)
+        self.orders = Orders(index, coherence, questions_per_job, self._abandon)
+        self._suspects: set[bytes] = set()  # names whose bytes are being verified
         self.jobs = self.orders.jobs
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
         self.store_away = False
@@ -104,6 +109,7 @@ class Service:
             b"put": self._put,
             b"evict": self._evict,
             b"stat": self._stat,
+            b"verify": self._verify,
             b"status": accounts.status,
             b"usage": accounts.usage,
             b"list": listings.list_names,
@@ -154,9 +160,8 @@ class Service:
             answer(peer, request)
         except StorekeeperError as error:
             self._refuse(peer, request.envelope, request.id, error)
-        except Exception:
-            log.exception("internal error in %s of uid %d pid %d", request.verb.decode(), peer.uid, peer.pid)
-            fault = InternalError("a fault of the daemon; its log has the details")
+        except Exception as error:
+            fault = faults.report(f"{request.verb.decode()} of uid {peer.uid} pid {peer.pid}", error)
             self._refuse(peer, request.envelope, request.id, fault)
 
     def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
@@ -217,7 +222,7 @@ class Service:
             else:
                 operations.append(Look(name))
                 tickets.append(self.orders.look_ticket(name, self._exists_ticket(answer, position)))
-        self.orders.order_in_parts(operations, tickets)
+        self.orders.order_in_parts(operations, tickets, answer)
 
     def _get(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
@@ -233,7 +238,7 @@ class Service:
         budget = Budget(cost, message_bytes_max)
 
         def got(operation: Get, outcome: Outcome) -> None:
-            self.orders.observe(operation.name, outcome.seen)
+            self.observe(operation.name, outcome)
             self.settle(answer, positions.popleft(), outcome)
 
         known = self._index.has
@@ -243,7 +248,7 @@ class Service:
             operations.append(Get(name, budget, known(name)))
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
-        self.orders.order(operations, [got] * len(operations))
+        self.orders.order(operations, [got] * len(operations), answer)
 
     def _put(self, peer: Peer, request: wire.Request) -> None:
         arguments = request.arguments
@@ -259,20 +264,28 @@ class Service:
         origin = Origin(peer.uid)
         answer = Answer(peer, request, items, cost_bytes=moved)
         answer.details["durability"] = "disk" if durable else "os"
-        self._mutate_each(
-            answer,
-            [
-                (position, Put(name, payloads[position], origin, replace, durable, not replace or self._is_small(name)))
-                for position, name in self._names(answer, prefix, arguments[::2])
-            ],
-        )
+        before_ns = options.get("before", 0)
+        changes: list[tuple[int, Change]] = []
+        for position, name in self._names(answer, prefix, arguments[::2]):
+            small = not replace or self._is_small(name)
+            changes.append((position, Put(name, payloads[position], origin, replace, durable, small, before_ns)))
+        self._change_each(answer, changes)
 
     def _evict(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
         prefix = self._check_batch(request, len(keys))
         answer = Answer(peer, request, len(keys))
         names = self._names(answer, prefix, keys)
-        self._mutate_each(answer, [(position, Evict(name, self._is_small(name))) for position, name in names])
+        before_ns = request.options.get("before", 0)
+        self._change_each(
+            answer, [(position, Evict(name, self._is_small(name), before_ns)) for position, name in names]
+        )
+
+    def _verify(self, peer: Peer, request: wire.Request) -> None:
+        keys = request.arguments
+        prefix = self._check_batch(request, len(keys))
+        answer = Answer(peer, request, len(keys))
+        self._change_each(answer, [(position, Verify(name)) for position, name in self._names(answer, prefix, keys)])
 
     def _stat(self, peer: Peer, request: wire.Request) -> None:
         keys = request.arguments
@@ -280,7 +293,7 @@ class Service:
         answer = Answer(peer, request, len(keys), payloads=True)
         names = self._names(answer, prefix, keys)
         operations: list[Operation] = [Stat(name) for _, name in names]
-        self.orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names])
+        self.orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names], answer)
 
     # -- shared by the verbs (and by transfers)
 
@@ -303,6 +316,14 @@ class Service:
             last = answer.settle(position, outcome.word, outcome.payload)
         if last:
             self._send(answer.peer, answer.close())
+
+    def observe(self, name: bytes, outcome: Outcome) -> None:
+        """Takes what a read found in passing: another size than is known, or bytes that are not the right ones."""
+        self.orders.observe(name, outcome.seen)
+        if isinstance(outcome.error, CorruptObject) and name not in self._suspects:
+            # Moved away in a turn of its own: nobody is replacing the object at that moment.
+            self._suspects.add(name)
+            self.orders.change([(Verify(name), lambda operation, _: self._suspects.discard(operation.name))])
 
     def reply(
         self,
@@ -349,8 +370,8 @@ class Service:
         size = self._index.size(name)
         return size is None or 0 <= size <= self.limits.inline_bytes_max
 
-    def _mutate_each(self, answer: Answer, items: list[tuple[int, Put | Evict]]) -> None:
-        self.orders.change([(operation, self._item_ticket(answer, position)) for position, operation in items])
+    def _change_each(self, answer: Answer, items: Sequence[tuple[int, Change]]) -> None:
+        self.orders.change([(operation, self._item_ticket(answer, position)) for position, operation in items], answer)
 
     def _item_ticket(self, answer: Answer, position: int) -> Ticket:
         def came(operation: Any, outcome: Outcome) -> None:
@@ -374,6 +395,10 @@ class Service:
 
     def _refuse(self, peer: Peer, envelope: bool, request_id: bytes, error: StorekeeperError) -> None:
         self._send(peer, wire.encode_refusal(envelope, request_id, error))
+
+    def _abandon(self, answer: Answer | None, error: InternalError) -> None:
+        if answer is not None and answer.left > 0:
+            self._send(answer.peer, answer.abandon(error))
 
     def _send(self, peer: Peer, frames: list[Any]) -> None:
         if not peer.gone:

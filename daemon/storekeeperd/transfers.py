@@ -43,6 +43,7 @@ class Upload:
     descriptor: int
     replace: bool
     durable: bool
+    before_ns: int = 0
     written: list[tuple[int, int]] = field(default_factory=list)  # see add_range
     ranges: int = 0  # under way
     error: StorekeeperError | None = None
@@ -94,6 +95,7 @@ class Transfers:
         options = request.options
         replace = options.get("replace", False)
         durable = options.get("durability") == "disk"
+        before_ns = options.get("before", 0)
         answer = Answer(peer, request, 1)
 
         def began(_: Operation, outcome: Outcome) -> None:
@@ -102,11 +104,11 @@ class Transfers:
                 if outcome.error is None:
                     self._order(Close(outcome.number))
             else:
-                upload = Upload(name, outcome.number, replace, durable)
+                upload = Upload(name, outcome.number, replace, durable, before_ns)
                 answer.details["handle"] = self.hand_out(peer, upload).decode()
             self._service.settle(answer, 0, outcome)
 
-        self._order(Begin(), began)
+        self._order(Begin(), began, answer)
 
     def write(self, peer: Peer, request: wire.Request) -> None:
         """Takes a range of an upload."""
@@ -130,7 +132,7 @@ class Transfers:
             self._service.settle(answer, 0, outcome)
             self._advance(upload)
 
-        self._order(Write(upload.descriptor, start, payload), wrote)
+        self._order(Write(upload.descriptor, start, payload), wrote, answer)
 
     def commit(self, peer: Peer, request: wire.Request) -> None:
         """Publishes an upload as soon as its last range is written."""
@@ -170,13 +172,15 @@ class Transfers:
             return
         origin = Origin(answer.peer.uid)
         durable = upload.durable
-        operation = Commit(upload.name, upload.descriptor, upload.commit_bytes, origin, upload.replace, durable)
+        operation = Commit(
+            upload.name, upload.descriptor, upload.commit_bytes, origin, upload.replace, durable, upload.before_ns
+        )
         answer.details["durability"] = "disk" if durable else "os"
 
         def committed(_: Operation, outcome: Outcome) -> None:
             self._service.settle(answer, 0, outcome)
 
-        self._service.orders.change([(operation, committed)])
+        self._service.orders.change([(operation, committed)], answer)
 
     # -- downloads
 
@@ -195,10 +199,10 @@ class Transfers:
                 download = Download(outcome.number, outcome.seen)
                 answer.details["handle"] = self.hand_out(peer, download).decode()
                 answer.details["size"] = download.size_bytes
-            self._service.orders.observe(name, outcome.seen)
+            self._service.observe(name, outcome)
             self._service.settle(answer, 0, outcome)
 
-        self._order(Open(name), opened)
+        self._order(Open(name), opened, answer)
 
     def read(self, peer: Peer, request: wire.Request) -> None:
         """Answers a range of a download; shorter at the end of the object."""
@@ -217,7 +221,7 @@ class Transfers:
             self._service.settle(answer, 0, outcome)
             self._close_if_ended(download)
 
-        self._order(Read(download.descriptor, start, length_bytes), read)
+        self._order(Read(download.descriptor, start, length_bytes), read, answer)
 
     def close(self, peer: Peer, request: wire.Request) -> None:
         """Ends a download or a listing."""
@@ -295,5 +299,5 @@ class Transfers:
         wire.check_key(key)
         return self._service.prefix(request.options) + key
 
-    def _order(self, operation: Operation, ticket: Any = None) -> None:
-        self._service.orders.order([operation], [ticket])
+    def _order(self, operation: Operation, ticket: Any = None, owner: Answer | None = None) -> None:
+        self._service.orders.order([operation], [ticket], owner)
