@@ -459,7 +459,10 @@ def test_connections_are_limited_and_places_become_free(start_daemon: Callable[.
     daemon = start_daemon("--config", str(tmp_path / "c.toml"))
     eventually(lambda: _connections(daemon) == 1)
     held = [Raw(daemon.address) for _ in range(5)]
-    refused = Raw(daemon.address, False)
+    refused = Raw(daemon.address)
+    reply = refused.ask(b"SK01", b"exists", b"7", b"", b"k")
+    assert reply[1:3] == [b"7", b"busy"]
+    assert json.loads(reply[3])["retry"]
     assert refused.is_dropped()
     held.pop().close()
     eventually(lambda: _connections(daemon) == 5)
@@ -472,14 +475,14 @@ def _connections(daemon: Daemon) -> int:
         raw = Raw(daemon.address)
     except (ConnectionError, OSError):
         return 0
-    told: int = json.loads(raw.ask(b"SK01", b"status", b"1", b"")[3])["connections"]
+    told: int = json.loads(raw.ask(b"SK01", b"status", b"1", b"")[3]).get("connections", 0)
     raw.close()
     return told
 
 
 def test_a_daemon_out_of_descriptors_serves_on(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/s"
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
     script = f"{limit}; from storekeeperd.__main__ import main; main()"
     command = [sys.executable, "-c", script, "serve", str(tmp_path / "store"), "--address", address]
     process = subprocess.Popen([*command, "--log-level", "error"], stderr=subprocess.DEVNULL)

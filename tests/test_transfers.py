@@ -16,6 +16,7 @@ from storekeeper.errors import (
     BadHandle,
     BadKey,
     BadRequest,
+    Busy,
     DiskFull,
     IncompleteUpload,
     NamespaceMissing,
@@ -643,7 +644,7 @@ def test_all_connections_together_have_so_many_handles(bench: Bench) -> None:
         bench.begin(b"a", peer=peer)
         bench.begin(b"b", peer=peer)
     bench.begin(b"c")
-    with pytest.raises(TooMany, match="all 5"):
+    with pytest.raises(Busy, match="all 5"):
         bench.begin(b"d")
     bench.service.gone(others[0])
     bench.take_out()

@@ -23,6 +23,8 @@ _PASSED_OVER = b"-"
 """Stands in an Overlong for a frame that was passed over; not empty, for an empty first frame has a meaning."""
 _FIRST_ROOM_BYTES = 64 * 1024
 _GROWTH = 4
+_FRAME_BYTES = 64
+"""What a frame costs beside its bytes."""
 
 _PEERS = {b"ROUTER": (b"REQ", b"DEALER", b"ROUTER"), b"DEALER": (b"REP", b"DEALER", b"ROUTER")}
 """Which socket types may talk to ours (section "Socket semantics")."""
@@ -142,6 +144,15 @@ class Engine:
             if self._message_complete:
                 return self._take_message()
             position = self._position
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory a message takes that is not complete yet; 0 between messages."""
+        arriving = len(self._data) - self._position
+        if self._frames or self._long is not None:
+            arriving += self._message_bytes + _FRAME_BYTES * len(self._frames)
+            arriving += len(self._long) if self._long is not None else 1
+        return arriving
 
     def next_after(self, prefix: bytes) -> tuple[bytes, bytes, bytes] | None:
         """Returns the last three frames of the next message if it begins with given ones and has three more, all short.

@@ -11,6 +11,7 @@ from typing import Any
 
 from storekeeper import wire
 from storekeeper.errors import StorekeeperError
+from storekeeperd.users import User
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +20,7 @@ class Peer:
 
     Attributes:
         uid, gid, pid: who connected, from the kernel.
+        user: what all connections of that uid hold.
         owed_requests: requests taken and not answered yet.
         owed_bytes: payload bytes that these requests brought or will be answered with, at most.
         handles: uploads, downloads and listings, by handle (see transfers.py).
@@ -30,6 +32,7 @@ class Peer:
     uid: int
     gid: int
     pid: int
+    user: User = field(default_factory=lambda: User(-1))
     owed_requests: int = 0
     owed_bytes: int = 0
     handles: dict[bytes, Any] = field(default_factory=dict)

@@ -26,11 +26,18 @@ class Limits:
         message_bytes_max: payload bytes in one message, either way; larger objects travel in ranges.
         batch_items_max: items in one request.
         connections_max: connections at once.
+        user_connections_max: connections of one user at once.
         handshake_timeout_s: how long a connection may take to greet.
+        message_timeout_s: how long a message may take to arrive once it has begun.
+        stall_timeout_s: how long answers may wait for a peer that does not read.
         peer_bytes_max: payload bytes a connection may owe or be owed before it is not read from any more.
+        user_bytes_max: what all connections of a user may hold and be owed before only one of them is read from.
         peer_requests_max: requests of a connection under way before it is not read from any more.
         peer_handles_max: uploads, downloads and listings of a connection; at most one listing.
+        user_handles_max: uploads, downloads and listings of one user.
+        user_listings_max: listings of one user; each may hold the names of the whole store.
         handles_max: uploads, downloads and listings of all connections.
+        handle_idle_s: how long an upload, download or listing may be left alone before it ends.
         list_names: names in one reply to `list`.
         inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
         inline_slice_ms: how long the loop works on a batch before others have their turn.
@@ -48,11 +55,18 @@ class Limits:
     message_bytes_max: int = wire.MESSAGE_BYTES_MAX
     batch_items_max: int = wire.BATCH_ITEMS_MAX
     connections_max: int = 4096
+    user_connections_max: int = 3072
     handshake_timeout_s: float = 5.0
+    message_timeout_s: float = 30.0
+    stall_timeout_s: float = 60.0
     peer_bytes_max: int = 16 * 1024 * 1024
+    user_bytes_max: int = 256 * 1024 * 1024
     peer_requests_max: int = 256
     peer_handles_max: int = 16
+    user_handles_max: int = 1024
+    user_listings_max: int = 16
     handles_max: int = 4096
+    handle_idle_s: float = 600.0
     list_names: int = 10_000
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
@@ -121,6 +135,8 @@ def fit_descriptors(limits: Limits, descriptors_max: int) -> Limits:
     return dataclasses.replace(
         limits,
         connections_max=min(limits.connections_max, half),
+        user_connections_max=min(limits.user_connections_max, max(1, half * 3 // 4)),
+        user_handles_max=min(limits.user_handles_max, max(1, half * 3 // 4)),
         handles_max=min(limits.handles_max, half),
         commit_group_max=group,
     )

@@ -201,8 +201,9 @@ class Keeper:
 
     def _tick(self) -> None:
         self._loop.call_later(_TICK_S, self._tick)
-        self._listener.drop_mute(time.monotonic())
-        self._listener.say_broken()
+        self._listener.drop_stalled(time.monotonic())
+        self._listener.say_dropped()
+        self._service.transfers.expire(time.monotonic())
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
 
@@ -251,6 +252,8 @@ class Keeper:
             "connections": len(self._listener.connections),
             "accepted": self._listener.accepted,
             "refused": self._listener.refused,
+            "broken": self._listener.broken,
+            "stalled": self._listener.stalled,
             "requests": self._listener.requests,
             "jobs_inline": self._jobs.inline_jobs,
             "jobs_pool": self._jobs.pool_jobs,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from storekeeper import wire
-from storekeeper.errors import BadRequest, TooMany
+from storekeeper.errors import BadRequest, Busy, TooMany
 from storekeeperd.answers import Peer
 from storekeeperd.barriers import Barriers
 from storekeeperd.index import Index
@@ -86,6 +86,11 @@ class Listings:
         space = self._service.prefix(request.options)
         if any(isinstance(held, Listing) for held in peer.handles.values()):
             raise TooMany("a connection has one listing at a time; read it to its end, or close it")
+        if peer.user.listings >= self._service.limits.user_listings_max:
+            raise Busy(
+                f"uid {peer.uid} has {peer.user.listings} listings under way, as many as one user may; "
+                "try again in a moment"
+            )
         transfers = self._service.transfers
         transfers.reserve(peer)
         prefix = space + request.options.get("prefix", "").encode("utf-8", "replace")

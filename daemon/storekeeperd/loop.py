@@ -46,6 +46,7 @@ class Loop:
 
     Attributes:
         longest_turn_s: the longest time between two waits since the last reset.
+        turn_started: when the present turn began, or the last one; as time.monotonic().
     """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
@@ -56,6 +57,7 @@ class Loop:
         self._on_wake = on_wake
         self._running = False
         self.longest_turn_s = 0.0
+        self.turn_started = 0.0
         self._wake_descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake_descriptor, READ, self._drain_wake)
         self._signals: tuple[socket.socket, socket.socket] | None = None
@@ -108,7 +110,7 @@ class Loop:
         clock = time.monotonic
         while self._running:
             events = poll(self._wait_s(), 256)
-            started = clock()
+            self.turn_started = started = clock()
             for descriptor, ready in events:
                 callback = callbacks.get(descriptor)
                 if callback is not None:  # else an earlier callback of this turn ended it

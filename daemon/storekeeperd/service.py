@@ -166,10 +166,15 @@ class Service:
 
     def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
         """Answers a message that was longer than a message may be; `frames` are its first ones."""
+        self._send(peer, self.refusal_of(frames, self._too_large()))
+
+    @staticmethod
+    def refusal_of(frames: Sequence[wire.Frame], error: StorekeeperError) -> list[Any]:
+        """Returns the answer that refuses a message, whatever it says."""
         envelope = not frames[0]
         place = 3 if envelope else 2
         request_id = bytes(frames[place][: wire.ID_BYTES_MAX]) if len(frames) > place else b""
-        self._refuse(peer, envelope, request_id, self._too_large())
+        return wire.encode_refusal(envelope, request_id, error)
 
     def gone(self, peer: Peer) -> None:
         """Takes the end of a connection: what it held is released."""

@@ -9,11 +9,13 @@ An upload lives in an unnamed file until `commit` publishes it; whatever ends be
 from __future__ import annotations
 
 import bisect
+import itertools
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
-from storekeeper.errors import BadHandle, BadRequest, IncompleteUpload, StorekeeperError, TooLarge, TooMany
+from storekeeper.errors import BadHandle, BadRequest, Busy, IncompleteUpload, StorekeeperError, TooLarge, TooMany
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.listings import Listing
 from storekeeperd.operations import (
@@ -28,6 +30,8 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
+
+log = logging.getLogger(__name__)
 
 _GAPS_MAX = 1024
 
@@ -85,6 +89,8 @@ class Transfers:
         self._limits = service.limits
         self._last_handle = 0
         self._handles = 0  # of all peers, those about to be handed out included
+        self._now = 0.0
+        self._used: dict[bytes, tuple[Peer, float]] = {}  # by handle, least recently used first
 
     # -- uploads
 
@@ -249,14 +255,21 @@ class Transfers:
                 f"a connection has at most {limits.peer_handles_max} uploads, downloads and listings; "
                 "end one of them first"
             )
+        if peer.user.handles >= limits.user_handles_max:
+            raise Busy(
+                f"uid {peer.uid} has {limits.user_handles_max} uploads, downloads and listings, "
+                "as many as one user may; try again in a moment"
+            )
         if self._handles >= limits.handles_max:
-            raise TooMany(f"all {limits.handles_max} uploads, downloads and listings are taken; try again later")
+            raise Busy(f"all {limits.handles_max} uploads, downloads and listings are taken; try again in a moment")
         peer.opening += 1
+        peer.user.handles += 1
         self._handles += 1
 
     def give_up(self, peer: Peer) -> None:
         """Gives a reserved place back."""
         peer.opening -= 1
+        peer.user.handles -= 1
         self._handles -= 1
 
     def hand_out(self, peer: Peer, transfer: Any) -> bytes:
@@ -265,19 +278,48 @@ class Transfers:
         self._last_handle += 1
         handle = str(self._last_handle).encode()
         peer.handles[handle] = transfer
+        peer.user.listings += isinstance(transfer, Listing)
+        self._used[handle] = peer, self._now
         return handle
 
     def take_back(self, peer: Peer, handle: wire.Frame) -> Any:
         """Ends a handle; returns what it stood for."""
         self._handles -= 1
-        return peer.handles.pop(bytes(handle))
+        peer.user.handles -= 1
+        del self._used[bytes(handle)]
+        transfer = peer.handles.pop(bytes(handle))
+        peer.user.listings -= isinstance(transfer, Listing)
+        return transfer
 
     def find(self, peer: Peer, handle: wire.Frame, kinds: Any) -> Any:
         """Returns what a handle stands for; raises `BadHandle` if it is none of those kinds."""
-        transfer = peer.handles.get(bytes(handle[:20]))
+        key = bytes(handle[:20])
+        transfer = peer.handles.get(key)
         if not isinstance(transfer, kinds):
-            raise BadHandle("this connection has no such handle; handles end with their connection")
+            raise BadHandle(
+                "this connection has no such handle; handles end with their connection, "
+                f"and when they were not used for {self._limits.handle_idle_s:g} s"
+            )
+        del self._used[key]  # to the end
+        self._used[key] = peer, self._now
         return transfer
+
+    def expire(self, now: float) -> None:
+        """Ends what was not used for too long: an upload keeps space on the disk, a listing memory.
+
+        Args:
+            now: seconds, monotonic; to be called about once a second.
+        """
+        self._now = now
+        oldest = now - self._limits.handle_idle_s
+        for handle, (peer, used) in list(itertools.takewhile(lambda item: item[1][1] < oldest, self._used.items())):
+            transfer = peer.handles[handle]
+            if getattr(transfer, "ranges", 0):  # it is in use
+                del self._used[handle]
+                self._used[handle] = peer, now
+            else:
+                log.info("ended a handle of uid %d pid %d, unused for %.0f s", peer.uid, peer.pid, now - used)
+                self._end(self.take_back(peer, handle))
 
     def arguments(self, request: wire.Request, count: int) -> list[wire.Frame]:
         """Returns the arguments of a request; raises `BadRequest` unless there are so many."""

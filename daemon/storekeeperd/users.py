@@ -1,0 +1,70 @@
+"""What all connections of one Unix user hold together, so that one user's cannot take what is there for all.
+
+Pure. Owns the sums, and who goes on when they are too high. A user who is over the bound on bytes has one connection
+that goes on, until it has nothing under way any more: if all of them stopped in the middle of a message, none would
+ever end. The others are not read from until there is room again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """One Unix user.
+
+    Attributes:
+        uid: who, from the kernel.
+        connections: how many there are.
+        handles: uploads, downloads and listings, those about to be handed out included.
+        listings: of these, listings: each may hold the names of the whole store.
+        held_bytes: what all connections hold in buffers, and are owed.
+        leader: the connection that goes on though it is too much.
+        waiting: connections that do not.
+    """
+
+    uid: int
+    connections: int = 0
+    handles: int = 0
+    listings: int = 0
+    held_bytes: int = 0
+    leader: Any = None
+    waiting: dict[Any, None] = field(default_factory=dict)
+
+    def admits(self, connection: Any, bytes_max: int) -> bool:
+        """Returns whether a connection may take more in; if not, it waits for `released`."""
+        if self.held_bytes <= bytes_max:
+            return True
+        if self.leader is None:
+            self.leader = connection
+        if self.leader is connection:
+            return True
+        self.waiting[connection] = None
+        return False
+
+    def changed(self, connection: Any, more_bytes: int, idle: bool) -> None:
+        """Takes that a connection holds so many bytes more; and, if it is `idle`, has nothing under way."""
+        self.held_bytes += more_bytes
+        if idle and self.leader is connection:
+            self.leader = None
+
+    def released(self, bytes_max: int) -> list[Any]:
+        """Returns the connections that may go on now: all if there is room, the next one if nobody goes on."""
+        if self.held_bytes <= bytes_max:
+            self.leader = None
+            released = list(self.waiting)
+            self.waiting.clear()
+            return released
+        if self.leader is None and self.waiting:
+            self.leader = next(iter(self.waiting))
+            del self.waiting[self.leader]
+            return [self.leader]
+        return []
+
+    def left(self, connection: Any) -> None:
+        """Takes the end of a connection."""
+        self.waiting.pop(connection, None)
+        if self.leader is connection:
+            self.leader = None
