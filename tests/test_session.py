@@ -66,6 +66,12 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    CLOCK_BOOTTIME = 7
+
+    def clock_gettime_ns(self, clock: int) -> int:
+        assert clock == self.CLOCK_BOOTTIME
+        return int(self.now * 1e9)
+
     def sleep(self, seconds: float) -> None:
         self.sleeps += 1
         self.now += seconds

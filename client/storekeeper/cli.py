@@ -36,10 +36,12 @@ STATUS_OF = {
     "not_an_object": 73,
     "disk_full": 74,  # EX_IOERR
     "disk_failed": 74,
+    "corrupt": 74,
     "unreachable": 69,  # EX_UNAVAILABLE
     "store_away": 69,
     "timed_out": 75,  # EX_TEMPFAIL
     "stopping": 75,
+    "busy": 75,
     "too_many": 75,
     "incomplete": 75,
     "protocol": 76,  # EX_PROTOCOL
@@ -216,6 +218,20 @@ def stat(client: Client, keys: Sequence[str], as_json: bool) -> None:
         else:
             click.echo(f"{key}: {info.size} bytes, owner {info.owner}, created {_moment(info.created)}")
     sys.exit(ABSENT if missing else 0)
+
+
+@cli.command()
+@click.argument("keys", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+@_reports
+def verify(client: Client, keys: Sequence[str], as_json: bool) -> None:
+    """Hold the objects KEYS against their checksums; exit with 1 if of any nothing can be told.
+
+    A damaged one is moved into the quarantine, and the exit status is 74.
+    """
+    answers = {key: client.verify(key) is True for key in keys}
+    _tell(answers, as_json, "whole", "unknown")
 
 
 @cli.command()

@@ -165,6 +165,19 @@ class Client:
         told = json.loads(reply.payloads[0])
         return ObjectInfo(key, told["size"], told["owner"], told["created"])
 
+    def verify(self, key: str) -> bool | None:
+        """Reads an object in the daemon and holds it against its checksum.
+
+        Returns:
+            True if its bytes are those that were put; None if there is none, or if no daemon put it.
+
+        Raises:
+            CorruptObject: they are not; it was moved into the quarantine.
+        """
+        reply = self._traffic.ask(b"verify", [wire.key_frame(key)], self._options)
+        ranges.check_item(reply)
+        return True if reply.words == ["ok"] else None
+
     def list(self, prefix: str = "", *, fresh: bool = False) -> Keys:
         """Returns the keys that begin with `prefix`, sorted. Takes about a second for a million keys.
 

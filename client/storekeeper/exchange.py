@@ -25,17 +25,20 @@ class Exchange:
         carrier: how they travel.
         deadline: time.monotonic() after which `receive` gives up.
         ranged: whether the deadline already counts in that an object travels in ranges.
+        before_ns: when the call was made first, if it is made again: what was put after that moment of CLOCK_BOOTTIME
+            is not to be replaced or removed. 0: no such condition.
 
     Attributes:
         deadline, ranged: the same, after `allow`.
         answered: whether the daemon has answered anything.
     """
 
-    def __init__(self, carrier: Carrier, deadline: float, *, ranged: bool = False) -> None:
+    def __init__(self, carrier: Carrier, deadline: float, *, ranged: bool = False, before_ns: int = 0) -> None:
         self._carrier = carrier
         self.deadline = deadline
         self.ranged = ranged
         self.answered = False
+        self._before_ns = before_ns
         self._under_way: set[bytes] = set()
 
     def allow(self, size_bytes: int) -> None:
@@ -61,6 +64,8 @@ class Exchange:
     def send(self, verb: bytes, arguments: Iterable[Any], options: Mapping[str, Any] = _NOTHING) -> bytes:
         """Sends a request without waiting; returns its id."""
         request_id = b"%d" % next(_ids)
+        if self._before_ns and (verb == b"evict" or options.get("replace")):
+            options = {**options, "before": self._before_ns}
         self._carrier.send(wire.encode_request(verb, request_id, options, arguments))
         self._under_way.add(request_id)
         return request_id

@@ -1,7 +1,9 @@
 """A client's line to its daemon: which carrier a call takes, how long it may take, and when it is made again.
 
 Owns deadlines, retries and the idle carriers. A call is a function of an `Exchange`; if the daemon goes away in the
-middle, it is made again from its start on a new carrier - all calls of this package can be.
+middle, it is made again from its start on a new carrier - all calls of this package can be. Nobody knows then whether
+the first one was carried out. So one that removes or replaces says when it was made first: an object that was put after
+that moment, maybe because the first one was carried out, is left alone, as if it had come after both.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 
 from storekeeper.carriers import Carrier, Carriers, somebody_listens, unreachable
 from storekeeper.errors import (
+    Busy,
     ClientClosed,
     DaemonStopping,
     DaemonUnreachable,
@@ -59,6 +62,8 @@ class Session:
             StorekeeperError: the daemon's refusal, or why there is no answer.
         """
         started = time.monotonic()
+        began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        before_ns = 0
         deadline = started + self.timeout_s
         ranged = False
         self.expect_daemon(deadline)
@@ -67,11 +72,13 @@ class Session:
                 raise ClientClosed("this client was closed; make a new one")
             carriers = self._carriers
             carrier = carriers.take()
-            exchange = Exchange(carrier, deadline, ranged=ranged)
+            exchange = Exchange(carrier, deadline, ranged=ranged, before_ns=before_ns)
             try:
                 result = talk(exchange)
-            except (DaemonUnreachable, DaemonStopping) as error:
+            except (DaemonUnreachable, DaemonStopping, Busy) as error:
                 carrier.close()
+                if self.address.startswith("ipc://"):  # elsewhere there is another clock
+                    before_ns = began_ns
                 deadline, ranged = exchange.deadline, exchange.ranged
                 if exchange.answered:
                     self.grace_s = math.inf

@@ -126,6 +126,55 @@ def doctor(store: Path, namespaces: tuple[str, ...], as_json: bool) -> None:
     sys.exit(1 if ill else 0)
 
 
+@cli.command()
+@click.argument("store", type=click.Path(path_type=Path, readable=False))
+@click.option("--namespace", "namespaces", multiple=True, help="Scrub this sub-folder too. Repeatable.")
+@click.option("--repair", is_flag=True, help="Move damaged objects into .storekeeper/quarantine.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0), default=200.0, show_default=True, help="MiB read per second; 0: no bound."
+)
+@click.option("--restart", is_flag=True, help="Begin anew, though a scrub was interrupted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object at the end.")
+def scrub(store: Path, namespaces: tuple[str, ...], repair: bool, rate: float, restart: bool, as_json: bool) -> None:
+    """Hold every object of the directory STORE against its checksum.
+
+    A daemon may run meanwhile. One that was interrupted goes on where it stopped. Exit status 1 if anything is damaged
+    or cannot be read, else 0.
+    """
+    from storekeeperd.scrub import Scrub  # a daemon's start needs none of it
+
+    try:
+        work = Scrub(store, namespaces, rate * 1024 * 1024, restart=restart)
+        tally = work.tally
+        if work.resumed and not as_json:
+            click.echo(f"going on after {tally.after!r}; --restart begins anew")
+        try:
+            with click.progressbar(work.walk(), length=len(work), label="objects", file=sys.stderr) as names:
+                for _ in names:
+                    pass
+        except KeyboardInterrupt:
+            saved = work.save()
+            note = "the same command goes on from here" if saved else "it could not be noted how far it came"
+            click.echo(f"storekeeperd: interrupted after {tally.objects} objects; {note}", err=True)
+            sys.exit(130)
+        work.finish()
+    except OSError as error:
+        _fail(f"{error.filename or store}: {error.strerror}", EX_NOINPUT)
+    fates = {name: work.repair(name) if repair else "--repair moves it away" for name in tally.damaged}
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(tally), "damaged": fates}))
+    else:
+        for name, fate in fates.items():
+            click.echo(f"{name!r}: its bytes are not those that were put; {fate}")
+        for name, reason in tally.unreadable.items():
+            click.echo(f"{name!r}: cannot be read: {reason}")
+        click.echo(
+            f"{tally.objects} objects, {tally.bytes} bytes: {len(tally.damaged)} damaged, "
+            f"{len(tally.unreadable)} unreadable, {tally.unknown} without a checksum"
+        )
+    sys.exit(1 if tally.damaged or tally.unreadable else 0)
+
+
 class _Log(logging.Handler):
     """Hands lines to a thread that writes them: a standard error that nobody reads must not stop the daemon.
 

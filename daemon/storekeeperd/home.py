@@ -6,6 +6,8 @@ Owns these files and no others:
     store     JSON: the store's UUID and the format version; tells this store from another directory at its path
     address   where the daemon of this store listens, for those who know only the directory
     tmp/      private names of files that are not published yet; emptied at start
+
+(And knows nothing of `quarantine/`, which is proofs.py's, and `scrub`, which is scrub.py's.)
 """
 
 from __future__ import annotations

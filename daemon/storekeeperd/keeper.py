@@ -204,6 +204,7 @@ class Keeper:
         self._listener.drop_stalled(time.monotonic())
         self._listener.say_dropped()
         self._service.transfers.expire(time.monotonic())
+        self._service.complaints.tick()
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
 

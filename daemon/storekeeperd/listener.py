@@ -272,7 +272,7 @@ class Listener:
             refusal = self._refusal_of(uid)
             if refusal is not None:
                 self.refused += 1
-                log.debug("refused uid %d pid %d: %s", uid, pid, refusal)
+                self._service.complaints.tell_error(Peer(uid, gid, pid), b"connection", refusal)
                 if len(self._refusals) >= _REFUSALS_MAX:
                     sock.close()
                     return True

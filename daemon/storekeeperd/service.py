@@ -17,6 +17,7 @@ from storekeeper import wire
 from storekeeper.errors import (
     BadKey,
     BadRequest,
+    Busy,
     CorruptObject,
     DaemonStopping,
     InternalError,
@@ -31,6 +32,7 @@ from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.barriers import Barriers, Verb
 from storekeeperd.coherence import Coherence
+from storekeeperd.complaints import Complaints
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
 from storekeeperd.listings import Listings
@@ -42,12 +44,14 @@ from storekeeperd.operations import (
     Get,
     Job,
     Look,
+    Open,
     Operation,
     Origin,
     Outcome,
     Put,
     Stat,
     Verify,
+    failed,
 )
 from storekeeperd.orders import Orders, Ticket
 from storekeeperd.transfers import Transfers
@@ -76,6 +80,7 @@ class Service:
         barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
         prefixes: what names of each namespace begin with.
         store_away: the store's directory is not there; all verbs but `status` are refused.
+        complaints: refusals on their way to the log.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class Service:
     ) -> None:
         self.limits = limits
         self.orders = Orders(index, coherence, questions_per_job, self._abandon)
-        self._suspects: set[bytes] = set()  # names whose bytes are being verified
+        self.complaints = Complaints()
         self.jobs = self.orders.jobs
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
         self.store_away = False
@@ -130,7 +135,8 @@ class Service:
         try:
             request = wire.decode_request(frames)
         except wire.Refused as refused:
-            self._refuse(peer, refused.envelope, refused.id, refused.error)
+            self.complaints.tell_error(peer, b"", refused.error)
+            self._send(peer, wire.encode_refusal(refused.envelope, refused.id, refused.error))
             return
         self.guarded(peer, request, self._answer)
 
@@ -159,14 +165,17 @@ class Service:
         try:
             answer(peer, request)
         except StorekeeperError as error:
-            self._refuse(peer, request.envelope, request.id, error)
+            self._refuse(peer, request, error)
         except Exception as error:
-            fault = faults.report(f"{request.verb.decode()} of uid {peer.uid} pid {peer.pid}", error)
-            self._refuse(peer, request.envelope, request.id, fault)
+            self._refuse(
+                peer, request, faults.report(f"{request.verb.decode()} of uid {peer.uid} pid {peer.pid}", error)
+            )
 
     def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
         """Answers a message that was longer than a message may be; `frames` are its first ones."""
-        self._send(peer, self.refusal_of(frames, self._too_large()))
+        error = self._too_large()
+        self.complaints.tell_error(peer, b"", error)
+        self._send(peer, self.refusal_of(frames, error))
 
     @staticmethod
     def refusal_of(frames: Sequence[wire.Frame], error: StorekeeperError) -> list[Any]:
@@ -243,8 +252,12 @@ class Service:
         budget = Budget(cost, message_bytes_max)
 
         def got(operation: Get, outcome: Outcome) -> None:
-            self.observe(operation.name, outcome)
-            self.settle(answer, positions.popleft(), outcome)
+            position = positions.popleft()
+            if outcome.error is None:
+                self.orders.observe(operation.name, outcome.seen)
+                self.settle(answer, position, outcome)
+            else:
+                self.observe(operation, outcome, answer, lambda final: self.settle(answer, position, final))
 
         known = self._index.has
         operations: list[Operation] = []
@@ -320,15 +333,30 @@ class Service:
         else:
             last = answer.settle(position, outcome.word, outcome.payload)
         if last:
-            self._send(answer.peer, answer.close())
+            self._finish(answer)
 
-    def observe(self, name: bytes, outcome: Outcome) -> None:
-        """Takes what a read found in passing: another size than is known, or bytes that are not the right ones."""
-        self.orders.observe(name, outcome.seen)
-        if isinstance(outcome.error, CorruptObject) and name not in self._suspects:
-            # Moved away in a turn of its own: nobody is replacing the object at that moment.
-            self._suspects.add(name)
-            self.orders.change([(Verify(name), lambda operation, _: self._suspects.discard(operation.name))])
+    def observe(
+        self, operation: Get | Open, outcome: Outcome, answer: Answer, settle: Callable[[Outcome], None]
+    ) -> None:
+        """Takes what a read found, and settles it: bytes that are not the right ones are moved away before.
+
+        In a turn of its own, for nobody may be replacing the object at that moment. If it was replaced since it was
+        read, the client is to ask again.
+        """
+        self.orders.observe(operation.name, outcome.seen)
+        if not isinstance(outcome.error, CorruptObject):
+            settle(outcome)
+            return
+
+        def verified(_: Verify, verdict: Outcome) -> None:
+            if verdict.error is not None:
+                settle(verdict)
+            elif isinstance(operation, Get):
+                settle(Outcome(b"later", verdict.seen))
+            else:
+                settle(failed(Busy("the object changed while it was read; try again"), verdict.seen))
+
+        self.orders.change([(Verify(operation.name), verified)], answer)
 
     def reply(
         self,
@@ -351,7 +379,7 @@ class Service:
                 wire.check_key(key)
             except BadKey as error:
                 if answer.fail(position, error):
-                    self._send(answer.peer, answer.close())
+                    self._finish(answer)
             else:
                 names.append((position, prefix + key))
         return names
@@ -396,13 +424,23 @@ class Service:
 
     def _settle_word(self, answer: Answer, position: int, word: bytes) -> None:
         if answer.settle(position, word):
-            self._send(answer.peer, answer.close())
+            self._finish(answer)
 
-    def _refuse(self, peer: Peer, envelope: bool, request_id: bytes, error: StorekeeperError) -> None:
-        self._send(peer, wire.encode_refusal(envelope, request_id, error))
+    def _refuse(self, peer: Peer, request: wire.Request, error: StorekeeperError) -> None:
+        self.complaints.tell_error(peer, request.verb, error)
+        self._send(peer, wire.encode_refusal(request.envelope, request.id, error))
+
+    def _finish(self, answer: Answer) -> None:
+        errors = answer.details.get("errors")
+        if errors:
+            position, sentence = next(iter(errors.items()))
+            code = answer.words[int(position)].decode()
+            self.complaints.tell(answer.peer, answer.request.verb, code, sentence, len(errors))
+        self._send(answer.peer, answer.close())
 
     def _abandon(self, answer: Answer | None, error: InternalError) -> None:
         if answer is not None and answer.left > 0:
+            self.complaints.tell_error(answer.peer, answer.request.verb, error)
             self._send(answer.peer, answer.abandon(error))
 
     def _send(self, peer: Peer, frames: list[Any]) -> None:

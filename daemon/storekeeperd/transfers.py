@@ -196,7 +196,10 @@ class Transfers:
         self.reserve(peer)
         answer = Answer(peer, request, 1)
 
-        def opened(_: Operation, outcome: Outcome) -> None:
+        def opened(operation: Open, outcome: Outcome) -> None:
+            self._service.observe(operation, outcome, answer, settle)
+
+        def settle(outcome: Outcome) -> None:
             if outcome.word != wire.OK or peer.gone:
                 self.give_up(peer)
                 if outcome.word == wire.OK:
@@ -205,7 +208,6 @@ class Transfers:
                 download = Download(outcome.number, outcome.seen)
                 answer.details["handle"] = self.hand_out(peer, download).decode()
                 answer.details["size"] = download.size_bytes
-            self._service.observe(name, outcome)
             self._service.settle(answer, 0, outcome)
 
         self._order(Open(name), opened, answer)

@@ -1,0 +1,54 @@
+"""users.py: what all connections of one user hold, and who goes on when it is too much."""
+
+from __future__ import annotations
+
+from storekeeperd.users import User
+
+MAX = 100
+
+
+def test_who_is_under_the_bound_goes_on() -> None:
+    user = User(1)
+    user.changed("a", 100, idle=False)
+    assert user.admits("a", MAX)
+    assert user.admits("b", MAX)
+    assert not user.waiting
+    assert user.leader is None
+
+
+def test_over_the_bound_one_goes_on_and_the_others_wait_for_him() -> None:
+    user = User(1)
+    user.changed("a", 101, idle=False)
+    assert user.admits("a", MAX)
+    assert not user.admits("b", MAX)
+    assert not user.admits("c", MAX)
+    assert user.admits("a", MAX)
+    assert user.released(MAX) == []
+    user.changed("a", 0, idle=True)
+    assert user.released(MAX) == ["b"]
+    assert user.admits("b", MAX)
+    assert not user.admits("a", MAX)
+
+
+def test_when_there_is_room_again_all_go_on() -> None:
+    user = User(1)
+    user.changed("a", 200, idle=False)
+    assert user.admits("a", MAX)
+    assert not user.admits("b", MAX)
+    assert not user.admits("c", MAX)
+    user.changed("a", -150, idle=False)
+    assert user.released(MAX) == ["b", "c"]
+    assert user.leader is None
+    assert user.released(MAX) == []
+
+
+def test_a_connection_that_ends_makes_room_for_the_next_one() -> None:
+    user = User(1)
+    user.changed("a", 101, idle=False)
+    user.changed("b", 50, idle=False)
+    assert user.admits("a", MAX)
+    assert not user.admits("b", MAX)
+    assert not user.admits("c", MAX)
+    user.left("b")
+    user.left("a")
+    assert user.released(MAX) == ["c"]
