@@ -27,6 +27,7 @@ class Peer:
         opening: handles that are about to be handed out.
         gone: the connection is closed; answers are of no use any more.
         carrier: the listener's own; the service does not look at it.
+        begun: the answer that was begun last.
     """
 
     uid: int
@@ -39,6 +40,7 @@ class Peer:
     opening: int = 0
     gone: bool = False
     carrier: Any = None
+    begun: Answer | None = None
 
 
 class Answer:
@@ -72,6 +74,7 @@ class Answer:
         self.details: dict[str, Any] = {}
         self.left = items
         self.cost_bytes = cost_bytes
+        peer.begun = self
         peer.owed_requests += 1
         peer.owed_bytes += cost_bytes
 
@@ -91,13 +94,18 @@ class Answer:
     def abandon(self, error: StorekeeperError) -> list[Any]:
         """Ends what the peer is owed with a refusal of the whole request; later results are of no effect."""
         self.left = 0
-        self.peer.owed_requests -= 1
-        self.peer.owed_bytes -= self.cost_bytes
+        self._end()
         return wire.encode_refusal(self.request.envelope, self.request.id, error)
 
     def close(self) -> list[Any]:
         """Ends what the peer is owed for this request; returns the frames of the reply."""
-        self.peer.owed_requests -= 1
-        self.peer.owed_bytes -= self.cost_bytes
+        self._end()
         request = self.request
         return wire.encode_reply(request.envelope, request.id, b" ".join(self.words), self.payloads, self.details)
+
+    def _end(self) -> None:
+        peer = self.peer
+        peer.owed_requests -= 1
+        peer.owed_bytes -= self.cost_bytes
+        if peer.begun is self:
+            peer.begun = None

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _GAPS_MAX = 1024
 
 if TYPE_CHECKING:
+    from storekeeperd.objects import Objects
     from storekeeperd.service import Service
 
 
@@ -84,8 +85,9 @@ def add_range(ranges: list[tuple[int, int]], start: int, end: int) -> None:
 class Transfers:
     """The verbs upload, write, commit, abort, open, read and close; and the handles, for listings too."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, objects: Objects) -> None:
         self._service = service
+        self._objects = objects
         self._limits = service.limits
         self._last_handle = 0
         self._handles = 0  # of all peers, those about to be handed out included
@@ -197,7 +199,7 @@ class Transfers:
         answer = Answer(peer, request, 1)
 
         def opened(operation: Open, outcome: Outcome) -> None:
-            self._service.observe(operation, outcome, answer, settle)
+            self._objects.observe(operation, outcome, answer, settle)
 
         def settle(outcome: Outcome) -> None:
             if outcome.word != wire.OK or peer.gone:

@@ -1,0 +1,226 @@
+"""The verbs on whole objects: exists, get, put, evict, stat and verify, for one as for many.
+
+Pure. Owns what each asks of the disk and what its outcome means. A hit of `exists` is answered from the index while it
+is coherent; a miss, and every hit while it is not, is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from storekeeper import wire
+from storekeeper.errors import BadKey, BadRequest, Busy, CorruptObject, TooMany
+from storekeeperd.answers import Answer, Peer
+from storekeeperd.coherence import Coherence
+from storekeeperd.index import Index
+from storekeeperd.operations import (
+    ABSENT,
+    Budget,
+    Change,
+    Evict,
+    Get,
+    Look,
+    Open,
+    Operation,
+    Origin,
+    Outcome,
+    Put,
+    Stat,
+    Verify,
+    failed,
+)
+from storekeeperd.orders import Ticket
+
+if TYPE_CHECKING:
+    from storekeeperd.service import Service
+
+YES, NO = b"yes", b"no"
+
+
+class Objects:
+    """The verbs on objects.
+
+    Args:
+        service: whose verbs they are.
+        index, coherence: what exists, and when that may be believed.
+    """
+
+    def __init__(self, service: Service, index: Index, coherence: Coherence) -> None:
+        self._service = service
+        self._limits = service.limits
+        self._orders = service.orders
+        self._index = index
+        self._coherence = coherence
+
+    def exists(self, peer: Peer, request: wire.Request) -> None:
+        """Answers whether there are objects."""
+        keys = request.arguments
+        known = self._index.has
+        prefix = self._check_batch(request, len(keys))
+        fresh = not self._coherence.coherent or request.options.get("fresh", False)
+        answer = Answer(peer, request, len(keys))
+        operations: list[Operation] = []
+        tickets: list[Ticket] = []
+        for position, name in self._names(answer, prefix, keys):
+            if not fresh and known(name):
+                self._settle_word(answer, position, YES)
+            else:
+                operations.append(Look(name))
+                tickets.append(self._orders.look_ticket(name, self._exists_ticket(answer, position)))
+        self._orders.order_in_parts(operations, tickets, answer)
+
+    def get(self, peer: Peer, request: wire.Request) -> None:
+        """Answers with the bytes of objects."""
+        keys = request.arguments
+        prefix = self._check_batch(request, len(keys))
+        message_bytes_max = self._limits.message_bytes_max
+        # What is not known to be there may bring a little; if it turns out to be long, it is for a later reply.
+        cost = 0
+        for key in keys:
+            size = self._index.size(prefix + key)
+            cost += self._limits.inline_bytes_max if size is None else message_bytes_max if size < 0 else size
+        cost = min(cost, message_bytes_max)
+        answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)
+        budget = Budget(cost, message_bytes_max)
+
+        def got(operation: Get, outcome: Outcome) -> None:
+            position = positions.popleft()
+            if outcome.error is None:
+                self._orders.observe(operation.name, outcome.seen)
+                self._service.settle(answer, position, outcome)
+            else:
+                self.observe(operation, outcome, answer, lambda final: self._service.settle(answer, position, final))
+
+        known = self._index.has
+        operations: list[Operation] = []
+        positions: deque[int] = deque()
+        for position, name in self._names(answer, prefix, keys):
+            operations.append(Get(name, budget, known(name)))
+            positions.append(position)
+        # One job for the whole request: its reads share one budget, and its outcomes come back in order.
+        self._orders.order(operations, [got] * len(operations), answer)
+
+    def put(self, peer: Peer, request: wire.Request) -> None:
+        """Stores objects."""
+        arguments = request.arguments
+        items = len(arguments) // 2
+        prefix = self._check_batch(request, items, whole=len(arguments) % 2 == 0)
+        payloads = arguments[1::2]
+        moved = sum(map(len, payloads))
+        if moved > self._limits.message_bytes_max:
+            raise self._service.too_large()
+        options = request.options
+        replace = options.get("replace", False)
+        durable = options.get("durability") == "disk"
+        origin = Origin(peer.uid)
+        answer = Answer(peer, request, items, cost_bytes=moved)
+        answer.details["durability"] = "disk" if durable else "os"
+        before_ns = options.get("before", 0)
+        changes: list[tuple[int, Change]] = []
+        for position, name in self._names(answer, prefix, arguments[::2]):
+            small = not replace or self._is_small(name)
+            changes.append((position, Put(name, payloads[position], origin, replace, durable, small, before_ns)))
+        self._change_each(answer, changes)
+
+    def evict(self, peer: Peer, request: wire.Request) -> None:
+        """Removes objects."""
+        keys = request.arguments
+        prefix = self._check_batch(request, len(keys))
+        answer = Answer(peer, request, len(keys))
+        names = self._names(answer, prefix, keys)
+        before_ns = request.options.get("before", 0)
+        self._change_each(
+            answer, [(position, Evict(name, self._is_small(name), before_ns)) for position, name in names]
+        )
+
+    def verify(self, peer: Peer, request: wire.Request) -> None:
+        """Holds objects against their checksums."""
+        keys = request.arguments
+        prefix = self._check_batch(request, len(keys))
+        answer = Answer(peer, request, len(keys))
+        self._change_each(answer, [(position, Verify(name)) for position, name in self._names(answer, prefix, keys)])
+
+    def stat(self, peer: Peer, request: wire.Request) -> None:
+        """Answers with size, owner and age of objects."""
+        keys = request.arguments
+        prefix = self._check_batch(request, len(keys))
+        answer = Answer(peer, request, len(keys), payloads=True)
+        names = self._names(answer, prefix, keys)
+        operations: list[Operation] = [Stat(name) for _, name in names]
+        self._orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names], answer)
+
+    def observe(
+        self, operation: Get | Open, outcome: Outcome, answer: Answer, settle: Callable[[Outcome], None]
+    ) -> None:
+        """Takes what a read found, and settles it: bytes that are not the right ones are moved away before.
+
+        In a turn of its own, for nobody may be replacing the object at that moment. If it was replaced since it was
+        read, the client is to ask again.
+        """
+        self._orders.observe(operation.name, outcome.seen)
+        if not isinstance(outcome.error, CorruptObject):
+            settle(outcome)
+            return
+
+        def verified(_: Verify, verdict: Outcome) -> None:
+            if verdict.error is not None:
+                settle(verdict)
+            elif isinstance(operation, Get):
+                settle(Outcome(b"later", verdict.seen))
+            else:
+                settle(failed(Busy("the object changed while it was read; try again"), verdict.seen))
+
+        self._orders.change([(Verify(operation.name), verified)], answer)
+
+    # -- parts
+
+    def _names(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
+        """Returns (position, name) of the keys that are keys; fails the items of the others."""
+        names = []
+        for position, key in enumerate(keys):
+            try:
+                wire.check_key(key)
+            except BadKey as error:
+                if answer.fail(position, error):
+                    self._service.finish(answer)
+            else:
+                names.append((position, prefix + key))
+        return names
+
+    def _check_batch(self, request: wire.Request, items: int, *, whole: bool = True) -> bytes:
+        """Returns what names of a batch begin with; raises unless it has some items, and not too many."""
+        if not items or not whole:
+            verb = request.verb
+            raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
+        if items > self._limits.batch_items_max:
+            raise TooMany(f"a request has at most {self._limits.batch_items_max} items, this one has {items}")
+        return self._service.prefix(request.options)
+
+    def _is_small(self, name: bytes) -> bool:
+        size = self._index.size(name)
+        return size is None or 0 <= size <= self._limits.inline_bytes_max
+
+    def _change_each(self, answer: Answer, items: Sequence[tuple[int, Change]]) -> None:
+        self._orders.change([(operation, self._item_ticket(answer, position)) for position, operation in items], answer)
+
+    def _item_ticket(self, answer: Answer, position: int) -> Ticket:
+        def came(operation: Any, outcome: Outcome) -> None:
+            self._orders.observe(operation.name, outcome.seen)
+            self._service.settle(answer, position, outcome)
+
+        return came
+
+    def _exists_ticket(self, answer: Answer, position: int) -> Ticket:
+        def looked(_: Look, outcome: Outcome) -> None:
+            if outcome.error is not None:
+                self._service.settle(answer, position, outcome)
+            else:
+                self._settle_word(answer, position, NO if outcome.seen == ABSENT else YES)
+
+        return looked
+
+    def _settle_word(self, answer: Answer, position: int, word: bytes) -> None:
+        if answer.settle(position, word):
+            self._service.finish(answer)
