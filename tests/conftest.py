@@ -180,3 +180,10 @@ def _nothing_leaks(_warm: None) -> Iterator[None]:
         time.sleep(0.02)
     names = "descriptors, threads, child processes"
     pytest.fail(f"leaked: {names} were {before}, are {after}: {[t.name for t in threading.enumerate()]}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what the campaigns came to: see seam.py."""
+    seam = sys.modules.get("seam")
+    for what, count in getattr(seam, "FIGURES", {}).items():
+        terminalreporter.write_line(f"{what}: {count}")

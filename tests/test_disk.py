@@ -606,7 +606,7 @@ def test_a_download_is_read_in_ranges(disk: Disk) -> None:
 
 
 def test_a_wrong_descriptor_is_a_typed_error(disk: Disk) -> None:
-    for operation in (Read(10**6, 0, 1), Write(10**6, 0, b"x"), Close(10**6)):
+    for operation in (Read(10**6, 0, 1), Write(10**6, 0, b"x")):
         outcome = do(disk, operation)
         assert (outcome.word, outcome.seen) == (b"disk_failed", UNSEEN)
 

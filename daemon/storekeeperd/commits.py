@@ -18,7 +18,7 @@ from storekeeper.errors import StorekeeperError
 from storekeeperd import checksums
 from storekeeperd.ground import Stay
 from storekeeperd.operations import Outcome, Put, failed
-from storekeeperd.publisher import Publisher, look_again, sync_directory, write_all
+from storekeeperd.publisher import Publisher, look_again, sync_directory, unsettled, write_all
 from storekeeperd.refusals import typed
 
 
@@ -114,7 +114,7 @@ class _Group:
                     sync_directory(place)
                     places[place] = None
                 except OSError as error:
-                    places[place] = typed(error)
+                    places[place] = unsettled(error)
             failure = places[place]
             if failure is not None:
                 self._errors[position] = failure

@@ -51,6 +51,7 @@ from storekeeperd.publisher import (
     is_object,
     look,
     look_again,
+    read_all,
     stat_file,
     write_all,
 )
@@ -223,6 +224,8 @@ class Disk:
                 self._publisher.unpublish(name, place)
             except FileNotFoundError:
                 evicted = False
+        elif found is None:
+            self._publisher.remove_marker(name, place)
         return Outcome(b"evicted" if evicted else b"absent", look(name, place))
 
     def _verify(self, operation: Verify, stay: Stay, _: bool) -> Outcome:
@@ -290,10 +293,16 @@ class Disk:
 
     def _close(self, operation: Close, stay: Stay, wait: bool) -> Outcome:
         # It may be the last one of a file that has no name any more, or never had one: then its bytes are freed now.
-        if not wait and os.fstat(operation.descriptor).st_size > self._inline_bytes_max:
+        if not wait and self._may_be_long(operation.descriptor):
             raise WouldWait
         self._forget(operation.descriptor, stay)
         return Outcome(wire.OK)
+
+    def _may_be_long(self, descriptor: int) -> bool:
+        try:
+            return os.fstat(descriptor).st_size > self._inline_bytes_max
+        except OSError:
+            return True
 
     def _forget(self, descriptor: int, stay: Stay) -> None:
         """Closes an upload or a download. Its number may be another's a moment later: nothing of it may stay."""
@@ -320,7 +329,11 @@ class Disk:
             if error.errno in GONE or error.errno in _NOT_REGULAR:
                 return -1, ABSENT
             raise
-        found = os.fstat(descriptor)
+        try:
+            found = os.fstat(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
         if is_object(name, found):
             return descriptor, found.st_size
         os.close(descriptor)
@@ -328,13 +341,13 @@ class Disk:
 
     def _range(self, descriptor: int, offset: int, length: int, wait: bool) -> Any:
         if wait:
-            return _read_all(descriptor, offset, length)
+            return read_all(descriptor, offset, length)
         if length > self._inline_bytes_max:
             raise WouldWait
         if not length:
             return b""
         if not self._read_nowait:
-            return os.pread(descriptor, length, offset)
+            return read_all(descriptor, offset, length)
         payload = bytearray(length)
         try:
             read = os.preadv(descriptor, [payload], offset, os.RWF_NOWAIT)
@@ -344,7 +357,7 @@ class Disk:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             self._read_nowait = False
-            return os.pread(descriptor, length, offset)
+            return read_all(descriptor, offset, length)
         if read < length:
             raise WouldWait
         return payload
@@ -389,14 +402,3 @@ def _sights(names: list[bytes], stay: Stay) -> tuple[list[int], set[bytes], OSEr
         if found.st_mtime > recently and (there or stat.S_ISREG(found.st_mode)):
             recent.add(name)
     return sizes, recent, why
-
-
-def _read_all(descriptor: int, offset: int, length: int) -> bytes:
-    """Returns `length` bytes, fewer only at the end of the file."""
-    payload = os.pread(descriptor, length, offset)
-    while len(payload) < length:
-        part = os.pread(descriptor, length - len(payload), offset + len(payload))
-        if not part:
-            break
-        payload += part
-    return payload

@@ -90,7 +90,11 @@ class Ground:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise self._deny() from None
             raise
-        found = os.fstat(descriptor)
+        try:
+            found = os.fstat(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
         folder = found.st_dev, found.st_ino
         root_device = self._root[0] if self._root else None
         if folder[0] != root_device or self._folders.setdefault(name, folder) != folder:

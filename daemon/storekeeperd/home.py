@@ -104,10 +104,15 @@ class Home:
             _sync(made)
 
     def _furnish(self, root: int) -> None:
-        """Makes the folders that must be there, if they are not."""
+        """Makes the folders that must be there, if they are not, so that they survive a power cut."""
+        made = False
         for name in (TEMPORARY, *self._namespaces):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=root)
+                made = True
+        if made:  # whatever is put into a namespace would go with its folder
+            with _opened(".", root) as store:
+                os.fsync(store)
 
     def _check_folders(self, root: int) -> None:
         """Raises unless what is there of them are folders, no links, on the store's own file system.
@@ -142,8 +147,8 @@ class Home:
             if error.errno != errno.EBADF:
                 raise
             lock = self._lock_file(os.O_RDWR)
-        held = os.fstat(lock)
         try:
+            held = os.fstat(lock)
             with _opened(self.folder) as folder:
                 if not os.path.samestat(os.stat("lock", dir_fd=folder, follow_symlinks=False), held):
                     raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
@@ -325,12 +330,13 @@ class Home:
                 os.unlink(name, dir_fd=private)
             file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600, dir_fd=private)
             try:
-                os.write(file, text.encode())
+                _write_whole(file, text)
                 os.fchmod(file, 0o644)
                 os.fsync(file)
             finally:
                 os.close(file)
             os.rename(name, name, src_dir_fd=private, dst_dir_fd=folder)
+            os.fsync(folder)
 
 
 @contextlib.contextmanager
@@ -346,9 +352,15 @@ def _opened(directory: Path | str, root: int | None = None) -> Iterator[int]:
 def _overwrite(name: str, folder: int, text: str) -> None:
     file = os.open(name, os.O_WRONLY | os.O_TRUNC | _CAREFUL, dir_fd=folder)
     try:
-        os.write(file, text.encode())
+        _write_whole(file, text)
     finally:
         os.close(file)
+
+
+def _write_whole(file: int, text: str) -> None:
+    left = memoryview(text.encode())
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def _read(path: Path | str, root: int | None = None) -> bytes:

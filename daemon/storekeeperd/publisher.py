@@ -95,12 +95,12 @@ class Publisher:
         A private name that cannot be removed now, because the store is away, is removed at the next start.
         """
         path = self._named.pop(descriptor, None)
-        try:
-            os.close(descriptor)  # whatever close(2) says, the descriptor is closed
-        finally:
-            if path is not None:
-                with contextlib.suppress(StoreUnavailable, OSError):
-                    os.unlink(path, dir_fd=stay.root)
+        # Whatever close(2) says, the descriptor is closed. Where it may tell of lost bytes, they were flushed before.
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        if path is not None:
+            with contextlib.suppress(StoreUnavailable):
+                _remove(path, stay.root)
 
     def publish(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> Outcome:
         """Gives a written file the object's name. Whatever happens, no other name of it is left behind."""
@@ -109,9 +109,12 @@ class Publisher:
             os.fsync(descriptor)
         word = self.name(descriptor, operation, stay)
         place, name = stay.place(operation.name)
-        if operation.durable:
-            sync_directory(place)
-        return Outcome(word, look(name, place))
+        try:
+            if operation.durable:
+                sync_directory(place)
+            return Outcome(word, look(name, place))
+        except OSError as error:
+            raise unsettled(error) from None
 
     def prepare(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> None:
         """Makes a written file ready for its name: everything but what makes it durable."""
@@ -141,23 +144,40 @@ class Publisher:
         word = self._link_or_compare(descriptor, operation, stay)
         if self._ready_markers:  # last, as FileConnector does: who sees the marker finds the object
             place, name = stay.place(operation.name)
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mknod(name + MARKER, stat.S_IFREG | 0o444, dir_fd=place)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise unsettled(error) from None
         return word
 
     def unpublish(self, name: bytes, place: int) -> None:
-        """Removes an object, then its marker; raises `FileNotFoundError` if the object is not there."""
-        os.unlink(name, dir_fd=place)
-        if self._ready_markers:
+        """Removes an object, then its marker; raises `FileNotFoundError` if the object was not there."""
+        try:
+            os.unlink(name, dir_fd=place)
+        except FileNotFoundError:
             self.remove_marker(name, place)
+            raise
+        except OSError:  # on NFS a call can fail after it was carried out
+            if look(name, place) != ABSENT:
+                raise
+        self.remove_marker(name, place)
 
     def remove_marker(self, name: bytes, place: int) -> None:
-        """Removes the marker of an object that is gone, if it has one."""
+        """Removes the marker of an object that is not there, if markers are kept and it has one."""
+        if not self._ready_markers:
+            return
         marker = name + MARKER
-        with contextlib.suppress(OSError):
+        try:
             found = os.stat(marker, dir_fd=place, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode) and not found.st_size:  # else it is an object that is named so
                 os.unlink(marker, dir_fd=place)
+        except OSError as error:
+            if error.errno not in NO_FILE:
+                raise DiskFailed(
+                    f"the object is gone, its marker is not: {os.strerror(error.errno or 0)}; evict it once more"
+                ) from None
 
     def kept(self, name: bytes, place: int) -> Metadata | None:
         """Returns what is kept with the object of that name; None if there is nothing, or nothing of ours."""
@@ -229,7 +249,11 @@ class Publisher:
     def _link(self, descriptor: int, name: bytes, place: int) -> None:
         # linkat(2), AT_SYMLINK_FOLLOW on /proc/self/fd/N: the way to name an O_TMPFILE without privilege. It names what
         # was written, even if another file stands at its private name by now.
-        os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=place, follow_symlinks=True)
+        try:
+            os.link(str(descriptor), name, src_dir_fd=self._descriptors, dst_dir_fd=place, follow_symlinks=True)
+        except OSError:
+            if not _stands_at(descriptor, name, place):
+                raise
 
     def _rename_over(self, descriptor: int, name: bytes, place: int, root: int) -> None:
         """Replaces atomically: a second, private name, then rename(2). Old readers keep the old inode."""
@@ -238,9 +262,15 @@ class Publisher:
             self._link(descriptor, private, root)
             os.rename(private, name, src_dir_fd=root, dst_dir_fd=place)
         except OSError:
-            with contextlib.suppress(OSError):  # not there if the call failed after it was done, as NFS can have it
-                os.unlink(private, dir_fd=root)
-            raise
+            _remove(private, root)
+            if not _stands_at(descriptor, name, place):
+                raise
+
+
+def unsettled(error: OSError) -> DiskFailed:
+    """Returns the error of what failed after an object had its name."""
+    reason = os.strerror(error.errno or 0)
+    return DiskFailed(f"the object is there, but what comes after that failed ({reason}): put it once more to be sure")
 
 
 def look(name: bytes, place: int) -> int:
@@ -291,15 +321,47 @@ def write_all(descriptor: int, payload: Any, offset: int) -> None:
         written += os.pwrite(descriptor, view[written:], offset + written)
 
 
+def read_all(descriptor: int, offset: int, length: int) -> bytes:
+    """Returns `length` bytes of a file, fewer only at its end, however little the system gives at a time."""
+    payload = os.pread(descriptor, length, offset)
+    while len(payload) < length:
+        part = os.pread(descriptor, length - len(payload), offset + len(payload))
+        if not part:
+            break
+        payload += part
+    return payload
+
+
 def _same_bytes(descriptor: int, name: bytes, place: int, size: int) -> bool:
     other = os.open(name, READ_FLAGS, dir_fd=place)
     try:
         for offset in range(0, size, _COMPARE_BYTES):
-            if os.pread(descriptor, _COMPARE_BYTES, offset) != os.pread(other, _COMPARE_BYTES, offset):
+            length = min(_COMPARE_BYTES, size - offset)
+            if read_all(descriptor, offset, length) != read_all(other, offset, length):
                 return False
         return True
     finally:
         os.close(other)
+
+
+def _stands_at(descriptor: int, name: bytes, place: int) -> bool:
+    """Returns whether a file has that name. On NFS a call can fail after it was carried out."""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=place, follow_symlinks=False), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _remove(path: bytes, root: int) -> None:
+    """Removes a private name, if it is there; tried once more if that fails, and else at the next start."""
+    for _ in range(2):
+        try:
+            os.unlink(path, dir_fd=root)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            continue
 
 
 def sync_directory(place: int) -> None:

@@ -15,7 +15,7 @@ _OURSELVES = -1
 
 
 class Rota:
-    """Jobs that wait."""
+    """Jobs that wait for their turn."""
 
     def __init__(self) -> None:
         # Both dictionaries are in the order of turns: who had one goes to the end.
