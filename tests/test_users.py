@@ -2,53 +2,63 @@
 
 from __future__ import annotations
 
-from storekeeperd.users import User
+from storekeeperd.users import SMALL_BYTES, User
 
 MAX = 100
+BIG = SMALL_BYTES + 1
 
 
 def test_who_is_under_the_bound_goes_on() -> None:
-    user = User(1)
+    user = User(1, MAX)
     user.changed("a", 100, idle=False)
-    assert user.admits("a", MAX)
-    assert user.admits("b", MAX)
+    assert user.admits("a", BIG)
+    assert user.admits("b", BIG)
     assert not user.waiting
     assert user.leader is None
 
 
 def test_over_the_bound_one_goes_on_and_the_others_wait_for_him() -> None:
-    user = User(1)
+    user = User(1, MAX)
     user.changed("a", 101, idle=False)
-    assert user.admits("a", MAX)
-    assert not user.admits("b", MAX)
-    assert not user.admits("c", MAX)
-    assert user.admits("a", MAX)
-    assert user.released(MAX) == []
+    assert user.admits("a", BIG)
+    assert not user.admits("b", BIG)
+    assert not user.admits("c", BIG)
+    assert user.admits("a", BIG)
+    assert user.released() == []
     user.changed("a", 0, idle=True)
-    assert user.released(MAX) == ["b"]
-    assert user.admits("b", MAX)
-    assert not user.admits("a", MAX)
+    assert user.released() == ["b"]
+    assert user.admits("b", BIG)
+    assert not user.admits("a", BIG)
 
 
 def test_when_there_is_room_again_all_go_on() -> None:
-    user = User(1)
+    user = User(1, MAX)
     user.changed("a", 200, idle=False)
-    assert user.admits("a", MAX)
-    assert not user.admits("b", MAX)
-    assert not user.admits("c", MAX)
+    assert user.admits("a", BIG)
+    assert not user.admits("b", BIG)
+    assert not user.admits("c", BIG)
     user.changed("a", -150, idle=False)
-    assert user.released(MAX) == ["b", "c"]
+    assert user.released() == ["b", "c"]
     assert user.leader is None
-    assert user.released(MAX) == []
+    assert user.released() == []
 
 
 def test_a_connection_that_ends_makes_room_for_the_next_one() -> None:
-    user = User(1)
+    user = User(1, MAX)
     user.changed("a", 101, idle=False)
     user.changed("b", 50, idle=False)
-    assert user.admits("a", MAX)
-    assert not user.admits("b", MAX)
-    assert not user.admits("c", MAX)
+    assert user.admits("a", BIG)
+    assert not user.admits("b", BIG)
+    assert not user.admits("c", BIG)
     user.left("b")
     user.left("a")
-    assert user.released(MAX) == ["c"]
+    assert user.released() == ["c"]
+
+
+def test_what_is_small_is_always_admitted() -> None:
+    user = User(1, MAX)
+    user.changed("a", 101, idle=False)
+    assert user.admits("a", BIG)
+    assert user.admits("b", SMALL_BYTES)
+    assert not user.waiting
+    assert not user.admits("b", BIG)

@@ -197,8 +197,9 @@ def limits(settings: dict[str, Any]) -> Limits:
     if settings.get("pool_threads", 1) > _THREADS_MAX:
         raise ConfigError(f"limits.pool_threads must be at most {_THREADS_MAX}")
     made = dataclasses.replace(Limits(), **settings)
-    if made.message_bytes_max < wire.RANGE_BYTES or made.peer_bytes_max < made.message_bytes_max:
-        raise ConfigError(f"limits: {wire.RANGE_BYTES} ≤ message_bytes_max ≤ peer_bytes_max must hold")
+    sizes = [wire.RANGE_BYTES, made.message_bytes_max, made.peer_bytes_max, made.user_bytes_max]
+    if sizes != sorted(sizes):
+        raise ConfigError(f"limits: {sizes[0]} ≤ message_bytes_max ≤ peer_bytes_max ≤ user_bytes_max must hold")
     return made
 
 

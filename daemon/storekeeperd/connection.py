@@ -49,6 +49,7 @@ class Front(Protocol):
     loop: Loop
     requests: int
     is_hit: Callable[..., bool]
+    weigh: Callable[..., int]
 
     def take(self, connection: Connection, peer: Peer, message: list[wire.Frame]) -> None:
         """Hands a message to the service."""
@@ -100,6 +101,7 @@ class Connection:
         self._events = READ
         self._opened = time.monotonic()
         self._last = False  # what waits is the last that is sent
+        self._parked: list[wire.Frame] | None = None  # a message whose answer is too large just now
         self._began: float | None = None  # a message that is not complete
         self._stalled: float | None = None  # since when nothing of what waits could be sent
 
@@ -210,7 +212,7 @@ class Connection:
         hits = hit_bytes = 0
         more = False
         for _ in range(_MESSAGES_PER_LOOK):
-            exists = next_after(_EXISTS) if self.refusal is None else None
+            exists = next_after(_EXISTS) if self.refusal is None and self._parked is None else None
             if exists is not None:
                 if is_hit(*exists):
                     data = _encode_hit(exists[0])
@@ -220,11 +222,15 @@ class Connection:
                     continue
                 front.take(self, peer, [wire.VERSION, b"exists", *exists])
             else:
-                message = engine.next_message()
+                message = self._parked or engine.next_message()
                 if engine.outgoing:
                     self._send_protocol()
                 if message is None:
                     break
+                if peer.user.held_bytes > peer.user.bytes_max and not peer.user.admits(self, front.weigh(message)):
+                    self._parked = message
+                    break
+                self._parked = None
                 front.take(self, peer, message)
             if self._is_paused():
                 break
@@ -241,8 +247,14 @@ class Connection:
             or len(self._out) > _BUFFERS_MAX
             or self._last
             or peer.owed_requests >= limits.peer_requests_max
-            or not peer.user.admits(self, limits.user_bytes_max)
+            or (peer.user.held_bytes > peer.user.bytes_max and not self._is_admitted())
         )
+
+    def _is_admitted(self) -> bool:
+        """Whether the user may hold what this connection holds and what is arriving."""
+        arriving = self._limits.message_bytes_max if self._engine.room() is not None else 0
+        parked = self._front.weigh(self._parked) if self._parked is not None else 0
+        return self.peer.user.admits(self, self._out_bytes + self.peer.owed_bytes + arriving + parked)
 
     def _receive(self) -> None:
         room = self._engine.room()

@@ -68,6 +68,7 @@ class Listener:
         self._socket: socket.socket | None = sock
         self._on_change = on_change
         self.is_hit = service.is_hit
+        self.weigh = service.weigh
         self.connections: dict[int, Connection] = {}
         self._refusals: dict[int, Connection] = {}
         self._users: dict[int, User] = {}
@@ -141,7 +142,7 @@ class Listener:
 
     def resume(self, peer: Peer) -> None:
         """Lets those connections of a user go on that may, now that he holds less."""
-        for connection in peer.user.released(self._limits.user_bytes_max):
+        for connection in peer.user.released():
             self.yield_turn(connection)
 
     # -- ends
@@ -276,7 +277,7 @@ class Listener:
                 if len(self._refusals) >= _REFUSALS_MAX:
                     sock.close()
                     return True
-            user = User(uid) if refusal is not None else self._users.get(uid) or User(uid)
+            user = (None if refusal else self._users.get(uid)) or User(uid, self._limits.user_bytes_max)
             peer = Peer(uid, gid, pid, user)
             connection = peer.carrier = Connection(self, sock, peer, self._limits, refusal)
             self.loop.watch(sock.fileno(), READ, self._guarded(connection))

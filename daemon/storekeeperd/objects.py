@@ -76,12 +76,7 @@ class Objects:
         keys = request.arguments
         prefix = self._check_batch(request, len(keys))
         message_bytes_max = self._limits.message_bytes_max
-        # What is not known to be there may bring a little; if it turns out to be long, it is for a later reply.
-        cost = 0
-        for key in keys:
-            size = self._index.size(prefix + key)
-            cost += self._limits.inline_bytes_max if size is None else message_bytes_max if size < 0 else size
-        cost = min(cost, message_bytes_max)
+        cost = self.weigh(prefix, keys)
         answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)
         budget = Budget(cost, message_bytes_max)
 
@@ -101,6 +96,16 @@ class Objects:
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
         self._orders.order(operations, [got] * len(operations), answer)
+
+    def weigh(self, prefix: bytes, keys: Sequence[wire.Frame]) -> int:
+        """Returns how many bytes a `get` may bring, by what is known."""
+        message_bytes_max = self._limits.message_bytes_max
+        cost = 0
+        for key in keys:
+            # What is not known to be there may bring a little; if it turns out to be long, it is for a later reply.
+            size = self._index.size(prefix + key)
+            cost += self._limits.inline_bytes_max if size is None else message_bytes_max if size < 0 else size
+        return min(cost, message_bytes_max)
 
     def put(self, peer: Peer, request: wire.Request) -> None:
         """Stores objects."""

@@ -87,7 +87,7 @@ class Service:
         self._coherence = coherence
         self.prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
         self._stopping = False
-        objects = Objects(self, index, coherence)
+        objects = self._objects = Objects(self, index, coherence)
         transfers = self.transfers = Transfers(self, objects)
         self.barriers = Barriers(coherence, self._resume)
         listings = Listings(self, self.barriers, index)
@@ -260,6 +260,15 @@ class Service:
     def _refuse(self, peer: Peer, request: wire.Request, error: StorekeeperError) -> None:
         self.complaints.tell_error(peer, request.verb, error)
         self._send(peer, wire.encode_refusal(request.envelope, request.id, error))
+
+    def weigh(self, message: Sequence[wire.Frame]) -> int:
+        """Returns about how many bytes the answer to a message will bring, at most; before anything is made of it."""
+        start = 0 if message[0] else 1
+        verb = message[start + 1] if len(message) > start + 1 else b""
+        if verb == b"get":
+            # The options are not looked at: of objects of other namespaces little is known here.
+            return self._objects.weigh(b"", message[start + 4 :])
+        return self.limits.message_bytes_max if verb in (b"read", b"list") else 0
 
     def _abandon(self, answer: Answer | None, error: InternalError) -> None:
         if answer is not None and answer.left > 0:

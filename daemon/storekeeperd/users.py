@@ -2,13 +2,19 @@
 
 Pure. Owns the sums, and who goes on when they are too high. A user who is over the bound on bytes has one connection
 that goes on, until it has nothing under way any more: if all of them stopped in the middle of a message, none would
-ever end. The others are not read from until there is room again.
+ever end. The others wait until there is room again - but not with what is small: so many connections with a little
+each are within what is allowed for connections, and whoever wants to know how things stand is answered.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+SMALL_BYTES = 64 * 1024
+"""What a connection may hold, or ask for, though its user holds too much."""
+
+_NO_BOUND = 1 << 62
 
 
 @dataclass(slots=True, eq=False)
@@ -17,6 +23,7 @@ class User:
 
     Attributes:
         uid: who, from the kernel.
+        bytes_max: what all connections may hold before only one of them goes on.
         connections: how many there are.
         handles: uploads, downloads and listings, those about to be handed out included.
         listings: of these, listings: each may hold the names of the whole store.
@@ -26,6 +33,7 @@ class User:
     """
 
     uid: int
+    bytes_max: int = _NO_BOUND
     connections: int = 0
     handles: int = 0
     listings: int = 0
@@ -33,9 +41,9 @@ class User:
     leader: Any = None
     waiting: dict[Any, None] = field(default_factory=dict)
 
-    def admits(self, connection: Any, bytes_max: int) -> bool:
-        """Returns whether a connection may take more in; if not, it waits for `released`."""
-        if self.held_bytes <= bytes_max:
+    def admits(self, connection: Any, more_bytes: int) -> bool:
+        """Returns whether a connection may hold so many bytes; if not, it waits for `released`."""
+        if self.held_bytes <= self.bytes_max or more_bytes <= SMALL_BYTES:
             return True
         if self.leader is None:
             self.leader = connection
@@ -50,9 +58,9 @@ class User:
         if idle and self.leader is connection:
             self.leader = None
 
-    def released(self, bytes_max: int) -> list[Any]:
+    def released(self) -> list[Any]:
         """Returns the connections that may go on now: all if there is room, the next one if nobody goes on."""
-        if self.held_bytes <= bytes_max:
+        if self.held_bytes <= self.bytes_max:
             self.leader = None
             released = list(self.waiting)
             self.waiting.clear()
