@@ -62,3 +62,10 @@ def test_what_is_small_is_always_admitted() -> None:
     assert user.admits("b", SMALL_BYTES)
     assert not user.waiting
     assert not user.admits("b", BIG)
+
+
+def test_but_not_beyond_twice_the_bound() -> None:
+    user = User(1, MAX)
+    user.changed("a", 201, idle=False)
+    assert user.admits("a", 0)
+    assert not user.admits("b", 0)

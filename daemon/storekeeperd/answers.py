@@ -43,6 +43,10 @@ class Peer:
     begun: Answer | None = None
 
 
+_ITEM_BYTES = 512
+"""What an item takes beside its payload: an operation, its outcome, and who waits for it."""
+
+
 class Answer:
     """The answer to one request, item by item.
 
@@ -55,6 +59,7 @@ class Answer:
     """
 
     __slots__ = (
+        "_weight_bytes",
         "cost_bytes",
         "details",
         "left",
@@ -77,6 +82,10 @@ class Answer:
         peer.begun = self
         peer.owed_requests += 1
         peer.owed_bytes += cost_bytes
+        # The user owes it until it is done, though the connection may be gone by then: else who comes and goes could
+        # leave any amount of work behind.
+        self._weight_bytes = cost_bytes + _ITEM_BYTES * items
+        peer.user.held_bytes += self._weight_bytes
 
     def settle(self, position: int, word: bytes, payload: Any = b"") -> bool:
         """Takes the result of one item; returns True if it was the last one."""
@@ -107,5 +116,6 @@ class Answer:
         peer = self.peer
         peer.owed_requests -= 1
         peer.owed_bytes -= self.cost_bytes
+        peer.user.held_bytes -= self._weight_bytes
         if peer.begun is self:
             peer.begun = None

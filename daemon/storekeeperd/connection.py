@@ -97,7 +97,7 @@ class Connection:
         )
         self._out: deque[Any] = deque()
         self._out_bytes = 0
-        self._held_bytes = 0  # as the user's sum has it
+        self._held_bytes = 0  # of the buffers, as the user's sum has it
         self._events = READ
         self._opened = time.monotonic()
         self._last = False  # what waits is the last that is sent
@@ -196,12 +196,13 @@ class Connection:
             self._began = None
         elif self._began is None:
             self._began = time.monotonic()
-        held = arriving + self._out_bytes + peer.owed_bytes
-        if held != self._held_bytes or peer.user.leader is self:
-            peer.user.changed(self, held - self._held_bytes, idle=not held and not peer.owed_requests)
+        held = arriving + self._out_bytes
+        user = peer.user
+        if held != self._held_bytes or user.leader is self:
+            user.changed(self, held - self._held_bytes, idle=not held and not peer.owed_requests)
             self._held_bytes = held
-            if peer.user.waiting:
-                self._front.resume(peer)
+        if user.waiting:
+            self._front.resume(peer)
 
     def _take_some(self) -> bool:
         """Takes a few messages; False if no more are there, or the peer's bounds are reached."""

@@ -168,15 +168,17 @@ class Listener:
             return
         del self.connections[descriptor]
         self._service.gone(peer)
-        user = peer.user
-        user.connections -= 1
-        if not user.connections:
-            del self._users[user.uid]
+        peer.user.connections -= 1
         self.resume(peer)
         self._on_change()
 
     def drop_stalled(self, now: float) -> None:
         """Ends connections that do not go on with what they began."""
+        for user in list(self._users.values()):  # work of connections that are gone may have ended since
+            for waiting in user.released():
+                self.yield_turn(waiting)
+            if not user.connections and not user.held_bytes:
+                del self._users[user.uid]
         for connection in [*self.connections.values(), *self._refusals.values()]:
             try:
                 connection.check(now)

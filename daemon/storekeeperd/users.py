@@ -2,8 +2,8 @@
 
 Pure. Owns the sums, and who goes on when they are too high. A user who is over the bound on bytes has one connection
 that goes on, until it has nothing under way any more: if all of them stopped in the middle of a message, none would
-ever end. The others wait until there is room again - but not with what is small: so many connections with a little
-each are within what is allowed for connections, and whoever wants to know how things stand is answered.
+ever end. The others wait until there is room again - but not with what is small, up to twice the bound: whoever wants
+to know how things stand is answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class User:
         connections: how many there are.
         handles: uploads, downloads and listings, those about to be handed out included.
         listings: of these, listings: each may hold the names of the whole store.
-        held_bytes: what all connections hold in buffers, and are owed.
+        held_bytes: what all connections hold in buffers, and all requests under way, those of ended ones too.
         leader: the connection that goes on though it is too much.
         waiting: connections that do not.
     """
@@ -43,7 +43,8 @@ class User:
 
     def admits(self, connection: Any, more_bytes: int) -> bool:
         """Returns whether a connection may hold so many bytes; if not, it waits for `released`."""
-        if self.held_bytes <= self.bytes_max or more_bytes <= SMALL_BYTES:
+        over = self.held_bytes - self.bytes_max
+        if over <= 0 or (more_bytes <= SMALL_BYTES and over <= self.bytes_max):
             return True
         if self.leader is None:
             self.leader = connection
