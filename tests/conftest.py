@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--files", type=int, default=20_000, help="files of the bursts in test_stress")
     parser.addoption("--looks", type=int, default=600, help="fresh answers asked for in test_stress")
     parser.addoption("--kills", type=int, default=5, help="SIGKILLs of the daemon under load")
+    parser.addoption("--fuzz", type=int, default=50_000, help="connections of garbage that test_hostile makes")
+    parser.addoption("--short-lived", type=int, default=20_000, help="connections that come and go in test_hostile")
+    parser.addoption(
+        "--flood-seconds", type=float, default=0.2, help="seconds a verb that test_hostile measures floods"
+    )
 
 
 class Daemon:
@@ -39,10 +44,13 @@ class Daemon:
         self.address = address
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
+        self.descriptors_max = 0
         self.log = store.parent / f"{store.name}.log"
 
     def start(self) -> Daemon:
         command = [sys.executable, "-m", "storekeeperd", "serve", str(self.store), "--address", self.address]
+        if self.descriptors_max:
+            command = ["sh", "-c", f'ulimit -n {self.descriptors_max}; exec "$@"', "sh", *command]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([*command, *self.options], stderr=log)
         deadline = time.monotonic() + 20

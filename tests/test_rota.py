@@ -45,7 +45,7 @@ def test_users_have_their_turn_one_after_the_other_and_so_have_connections_of_on
         rota.add(job(other, name))
     rota.add(job(None, "ours"))
     assert rota.contenders == 4
-    assert names(rota) == ["a1", "c1", "ours", "b1", "c2", "a2", "b2", "a3"]
+    assert names(rota) == ["a1", "c1", "ours", "a2", "c2", "b1", "a3", "b2"]
     assert not rota
     assert rota.contenders == 0
 
@@ -57,3 +57,19 @@ def test_a_job_that_was_begun_stays_before_those_of_its_connection_but_others_co
     rota.add(job(other, "b"))
     rota.put_back(rota.take())
     assert names(rota) == ["b", "a1", "a2"]
+
+
+def test_who_had_nothing_waiting_comes_before_those_who_had_every_second_time() -> None:
+    rota = Rota()
+    flooders = [Peer(1, 1, number) for number in range(3)]
+    for number, flooder in enumerate(flooders):
+        for turn in range(10):
+            rota.add(job(flooder, f"f{number}{turn}"))
+    for _ in range(12):
+        rota.take()
+    for number in range(3):
+        rota.add(job(Peer(1, 1, 100 + number), f"new{number}"))
+    order = names(rota)
+    assert order.index("new0") <= 1
+    assert [name for name in order[:6] if name.startswith("new")] == ["new0", "new1", "new2"]
+    assert sum(name.startswith("f") for name in order[:6]) == 3

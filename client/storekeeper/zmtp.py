@@ -146,6 +146,11 @@ class Engine:
             position = self._position
 
     @property
+    def unparsed_bytes(self) -> int:
+        """How much was received that no message was made of yet."""
+        return len(self._data) - self._position
+
+    @property
     def held_bytes(self) -> int:
         """About how much memory a message takes that is not complete yet; 0 between messages."""
         arriving = len(self._data) - self._position

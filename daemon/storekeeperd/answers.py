@@ -22,7 +22,8 @@ class Peer:
         uid, gid, pid: who connected, from the kernel.
         user: what all connections of that uid hold.
         owed_requests: requests taken and not answered yet.
-        owed_bytes: payload bytes that these requests brought or will be answered with, at most.
+        owed_bytes: payload bytes that these requests brought or will be answered with, at most; and a KiB for
+            each item.
         handles: uploads, downloads and listings, by handle (see transfers.py).
         opening: handles that are about to be handed out.
         gone: the connection is closed; answers are of no use any more.
@@ -43,7 +44,7 @@ class Peer:
     begun: Answer | None = None
 
 
-_ITEM_BYTES = 512
+_ITEM_BYTES = 1024
 """What an item takes beside its payload: an operation, its outcome, and who waits for it."""
 
 
@@ -59,7 +60,6 @@ class Answer:
     """
 
     __slots__ = (
-        "_weight_bytes",
         "cost_bytes",
         "details",
         "left",
@@ -78,14 +78,13 @@ class Answer:
         self.payloads: list[Any] = [b""] * items if payloads else []
         self.details: dict[str, Any] = {}
         self.left = items
-        self.cost_bytes = cost_bytes
+        self.cost_bytes = cost_bytes + _ITEM_BYTES * items
         peer.begun = self
         peer.owed_requests += 1
-        peer.owed_bytes += cost_bytes
+        peer.owed_bytes += self.cost_bytes
         # The user owes it until it is done, though the connection may be gone by then: else who comes and goes could
         # leave any amount of work behind.
-        self._weight_bytes = cost_bytes + _ITEM_BYTES * items
-        peer.user.held_bytes += self._weight_bytes
+        peer.user.held_bytes += self.cost_bytes
 
     def settle(self, position: int, word: bytes, payload: Any = b"") -> bool:
         """Takes the result of one item; returns True if it was the last one."""
@@ -116,6 +115,6 @@ class Answer:
         peer = self.peer
         peer.owed_requests -= 1
         peer.owed_bytes -= self.cost_bytes
-        peer.user.held_bytes -= self._weight_bytes
+        peer.user.held_bytes -= self.cost_bytes
         if peer.begun is self:
             peer.begun = None

@@ -259,6 +259,8 @@ class Connection:
 
     def _receive(self) -> None:
         room = self._engine.room()
+        if room is None and self._engine.unparsed_bytes >= _READ_BYTES:
+            return  # messages that were not taken yet, for others had their turn: these first
         try:
             if room is not None:
                 size = self.socket.recv_into(room)

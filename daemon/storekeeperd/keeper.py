@@ -7,7 +7,6 @@ out, what it answers is sent. Stop: accept no more, finish what is under way, le
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -17,6 +16,7 @@ import time
 from typing import Any
 
 import storekeeperd
+from storekeeperd import garbage
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config, fit_descriptors
 from storekeeperd.disk import Disk
@@ -119,7 +119,7 @@ class Keeper:
             self._watch_idleness()
             log.info("serving %s on %s", self.config.store, self.address)
             self._manager.ready(self._summary())
-            _spare_collections()
+            garbage.spare()
             self._loop.run()
         finally:
             self._leave()
@@ -154,11 +154,11 @@ class Keeper:
     def _pump(self) -> None:
         if self._stop_by is not None:
             self._proceed_to_stop(self._stop_by)
-        self._jobs.begin_turn()
         self._reconciler.turn()
         for job in self._jobs.done():
             self._service.finished(job)
         self._listener.go_on()
+        self._jobs.begin_turn()  # only now: what came before must not take its slice
         self._pump_jobs()
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
         self._pump_jobs()
@@ -205,6 +205,7 @@ class Keeper:
         self._listener.say_dropped()
         self._service.transfers.expire(time.monotonic())
         self._service.complaints.tick()
+        garbage.tick(idle=not self._service.orders.under_way)
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
 
@@ -262,13 +263,6 @@ class Keeper:
         }
         self._loop.longest_turn_s = 0.0
         return status
-
-
-def _spare_collections() -> None:
-    """Makes the cycle collector rare and short: what is there now lives as long as the daemon, and little is cyclic."""
-    gc.freeze()
-    gc.enable()  # off since the start (__main__.py): nothing of it is garbage
-    gc.set_threshold(20_000, 20, 50)
 
 
 def _raise_descriptor_limit() -> int:

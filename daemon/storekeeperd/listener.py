@@ -27,10 +27,10 @@ from storekeeperd.users import User
 log = logging.getLogger(__name__)
 
 _ACCEPTS_PER_TURN = 64
-_SLICE_S = 0.002
+_SLICE_S = 0.001
 """How long one connection may keep the loop before the others have their turn; less if many want one."""
-_SLICE_PART_MIN = 8
-_TURN_S = 0.005
+_SLICE_PART_MIN = 4
+_TURN_S = 0.0025
 """How long all of them may keep it in one turn."""
 _REFUSALS_MAX = 16
 """Connections at once that are told that they are too many; more are closed without a word."""
