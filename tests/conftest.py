@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,7 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=1, help="rounds of the stress test with outside processes")
     parser.addoption("--files", type=int, default=20_000, help="files of the bursts in test_stress")
     parser.addoption("--looks", type=int, default=600, help="fresh answers asked for in test_stress")
-    parser.addoption("--kills", type=int, default=5, help="SIGKILLs of the daemon under load")
+    parser.addoption("--kills", type=int, default=20, help="SIGKILLs of the daemon under load")
+    parser.addoption("--dead-clients", type=int, default=200, help="SIGKILLs of clients in the middle of something")
+    parser.addoption("--interruptions", type=int, default=600, help="KeyboardInterrupts in the middle of calls")
+    parser.addoption("--clients", type=int, default=500, help="short-lived clients, one after the other")
+    parser.addoption("--minutes", type=float, default=0, help="how long test_soak lets a mixed load run")
+    parser.addoption("--seed", type=int, default=None, help="of the campaigns that print theirs")
     parser.addoption("--fuzz", type=int, default=50_000, help="connections of garbage that test_hostile makes")
     parser.addoption("--short-lived", type=int, default=20_000, help="connections that come and go in test_hostile")
     parser.addoption(
@@ -47,12 +53,21 @@ class Daemon:
         self.descriptors_max = 0
         self.log = store.parent / f"{store.name}.log"
 
-    def start(self) -> Daemon:
+    def launch(self) -> None:
+        """Starts it, and does not wait until it can be reached."""
         command = [sys.executable, "-m", "storekeeperd", "serve", str(self.store), "--address", self.address]
         if self.descriptors_max:
             command = ["sh", "-c", f'ulimit -n {self.descriptors_max}; exec "$@"', "sh", *command]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([*command, *self.options], stderr=log)
+
+    def start(self) -> Daemon:
+        self.launch()
+        return self.wait()
+
+    def wait(self) -> Daemon:
+        """Waits until it can be reached."""
+        assert self.process is not None
         deadline = time.monotonic() + 20
         while not somebody_listens(self.address):
             assert self.process.poll() is None, self.log.read_text()
@@ -124,6 +139,15 @@ def client(daemon: Daemon) -> Iterator[Client]:
     """A client of `daemon`."""
     with daemon.client(timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A new one every time, unless `--seed` gives it; pytest shows it if the test fails."""
+    given = request.config.getoption("--seed")
+    chosen = random.SystemRandom().randrange(1 << 32) if given is None else int(given)
+    print(f"--seed {chosen}")
+    return chosen
 
 
 def adopt(ground: Ground) -> None:

@@ -1,4 +1,4 @@
-"""Real processes on a real daemon: spawned, forked, threads; kills and restarts under load; dead clients."""
+"""Real processes on a real daemon: spawned, forked, threads; restarts, hangs, a dead client; see test_kills.py too."""
 
 from __future__ import annotations
 
@@ -140,71 +140,6 @@ def test_a_get_finds_out_that_a_file_is_gone(daemon: Daemon, client: Client) -> 
     (daemon.store / "k").unlink()
     assert client.get("k") is None
     assert client.exists("k", fresh=True) is False
-
-
-def put_until_told(address: str, name: str, acknowledged: object, stop: object) -> None:
-    """Puts and evicts without end; tells what was acknowledged only after it was."""
-    with Client(address, timeout=30) as store:
-        number = 0
-        while not stop.is_set():  # type: ignore[attr-defined]
-            key = f"{name}-{number}"
-            data = f"{key}:".encode() * (1 + number % 2000)
-            store.put(data, key=key)
-            acknowledged.send((key, digest(data)))  # type: ignore[attr-defined]
-            if number % 5 == 4:
-                gone = f"{name}-{number - 2}"
-                store.evict(gone)
-                acknowledged.send((gone, None))  # type: ignore[attr-defined]
-            number += 1
-
-
-def test_a_sigkill_under_load_loses_nothing_acknowledged(
-    daemon: Daemon, client: Client, request: pytest.FixtureRequest
-) -> None:
-    stop = SPAWN.Event()
-    pipes = [SPAWN.Pipe(duplex=False) for _ in range(3)]
-    clients = [
-        SPAWN.Process(target=put_until_told, args=(daemon.address, f"c{n}", pipes[n][1], stop)) for n in range(3)
-    ]
-    known: dict[str, bytes | None] = {}
-
-    def take_in() -> None:
-        for ours, _ in pipes:
-            while ours.poll():
-                key, expected = ours.recv()
-                known[key] = expected
-
-    for process in clients:
-        process.start()
-    for number in range(request.config.getoption("--kills")):
-        before = len(known)
-
-        def some_more(before: int = before) -> bool:
-            take_in()
-            return len(known) > before + 20
-
-        eventually(some_more, 30)
-        daemon.kill()
-        if number % 2:
-            time.sleep(0.1)
-        daemon.start()
-    stop.set()
-    deadline = time.monotonic() + 30
-    while any(process.is_alive() for process in clients):
-        take_in()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    ended_well(clients)
-    take_in()
-    for ours, theirs in pipes:
-        ours.close()
-        theirs.close()
-    assert len(known) > 50
-    for key, expected in known.items():
-        found = client.get(key)
-        assert (None if found is None else digest(found)) == expected, key
-        assert client.exists(key) is (expected is not None)
-    assert list((daemon.store / ".storekeeper" / "tmp").iterdir()) == []
 
 
 def upload_and_hang(address: str) -> None:

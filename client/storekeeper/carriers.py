@@ -4,13 +4,20 @@ Owns sockets and the process's ZeroMQ context. A carrier is used by one call at 
 waiting, another thread never waits for it, and a `__del__` that calls the store inside a call simply takes another
 carrier. After any failure a carrier is closed, not used again: a late answer can then reach nobody.
 
-Nothing of it crosses a fork: a child makes its own context and sockets and leaves the parent's alone.
+Nothing of it crosses a fork: a child makes its own context and sockets, leaves the parent's alone, and closes its
+copies of their connections, so that they end with the parent.
+
+Nothing is sent without a copy: pyzmq would release the buffers in a thread of its own, which an interruption, a signal
+handler that sends or the end of the interpreter can break for good.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,14 +27,20 @@ import zmq
 
 from storekeeper.errors import BadRequest, DaemonUnreachable, TimedOut, TooMany
 
-_COPY_BYTES = 64 * 1024
-"""A frame below this is cheaper copied than shared (pyzmq's own threshold)."""
 _PATIENCE_MS = 50
 """How long to wait for an answer before asking whether the daemon is still there."""
 
+_EVENT = struct.Struct("=Hi")
+"""zmq_socket_monitor(3): what happened, and the descriptor."""
 _SOCKETS_MAX = 16_384
 _IDLE_MAX = 16
 """Idle carriers that a client keeps; those of a burst of threads are closed again."""
+
+_monitors = itertools.count(1)
+"""Numbers for the names of monitors: pyzmq's own, made of a descriptor's number, are used again too early."""
+
+_descriptors: dict[int, str] = {}
+"""Connections of this process, by descriptor: where each leads."""
 
 _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 
@@ -40,6 +53,21 @@ def _process_context() -> zmq.Context[zmq.Socket[bytes]]:
         context.set(zmq.MAX_SOCKETS, min(_SOCKETS_MAX, context.get(zmq.SOCKET_LIMIT)))
         _context = (os.getpid(), context)
     return _context[1]
+
+
+def _let_go() -> None:
+    """Closes what a forked child has of its parent's connections; what only has the number of one is left alone."""
+    for descriptor, address in list(_descriptors.items()):
+        with contextlib.suppress(OSError):
+            copy = socket.socket(fileno=os.dup(descriptor))
+            with copy:
+                ours = copy.family == socket.AF_UNIX and f"ipc://{copy.getpeername()}" == address
+            if ours:
+                os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Carrier:
@@ -55,12 +83,15 @@ class Carrier:
     def __init__(self, address: str) -> None:
         self.pid = os.getpid()
         self._address = address
+        self._descriptor = -1
         try:
             self._socket = _process_context().socket(zmq.DEALER)
         except zmq.ZMQError as error:
             raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
         try:
-            self._events = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED)
+            self._events = self._socket.get_monitor_socket(
+                zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED, f"inproc://storekeeper-{next(_monitors)}"
+            )
         except zmq.ZMQError as error:
             self._socket.close(0)
             raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
@@ -81,14 +112,12 @@ class Carrier:
         """Queues a message to the daemon.
 
         Args:
-            frames: bytes-like objects; long immutable ones are sent without a copy.
+            frames: bytes-like objects; they are copied, for a send may outlive the call that gave up on it.
         """
         last = len(frames) - 1
         for position, frame in enumerate(frames):
             flags = zmq.NOBLOCK | (zmq.SNDMORE if position < last else 0)
-            # A buffer that its owner may change later is copied: a send may outlive the call that gave up on it.
-            share = type(frame) is bytes and len(frame) >= _COPY_BYTES
-            self._socket.send(frame, flags, copy=not share)  # never blocks: its queue has no high-water mark
+            self._socket.send(frame, flags)  # never blocks: its queue has no high-water mark
 
     def receive(self, deadline: float, *, copy: bool = True) -> list[Any]:
         """Returns the frames of the next message of the daemon.
@@ -102,14 +131,23 @@ class Carrier:
             DaemonUnreachable: the daemon went away, or was never there; a new carrier may find the next one.
         """
         self._wait(deadline)
+        if not self._connected:
+            self._take_events()  # which connection it is: a forked child has to know
         return self._socket.recv_multipart(zmq.NOBLOCK, copy=copy)
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
-        if self.pid == os.getpid():
+        if self.pid == os.getpid() and not self._socket.closed:
+            _descriptors.pop(self._descriptor, None)
             self._socket.disable_monitor()
             self._events.close(0)
             self._socket.close(0)
+
+    def __del__(self) -> None:
+        # One that nobody closed: the call that had it was interrupted before it could. Left to itself, its monitor
+        # would fill up, and ZeroMQ's thread, which serves all others, wait for ever.
+        with contextlib.suppress(Exception):  # it was not made whole, or the interpreter is ending
+            self.close()
 
     def is_whole(self) -> bool:
         """Returns whether the connection has not broken since it was made."""
@@ -133,10 +171,13 @@ class Carrier:
     def _take_events(self) -> None:
         """Raises `DaemonUnreachable` if the connection broke: a request in flight is then lost without a word."""
         while self._events.poll(0):
-            event = int.from_bytes(self._events.recv_multipart()[0][:2], "little")
+            event, descriptor = _EVENT.unpack(self._events.recv_multipart()[0])
             if event != zmq.EVENT_CONNECTED:
-                raise unreachable(self._address)
+                _descriptors.pop(self._descriptor, None)
+                raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
             self._connected = True
+            self._descriptor = descriptor
+            _descriptors[descriptor] = self._address
 
 
 def unreachable(address: str) -> DaemonUnreachable:
@@ -144,6 +185,13 @@ def unreachable(address: str) -> DaemonUnreachable:
     return DaemonUnreachable(
         f"no daemon answers at {address}: start one with 'storekeeperd serve DIRECTORY', "
         "or name another with address= or $STOREKEEPER_ADDRESS"
+    )
+
+
+def dropped(address: str) -> DaemonUnreachable:
+    """Returns the error that says that a daemon is there, but ended the connection."""
+    return DaemonUnreachable(
+        f"the daemon at {address} ended the connection: it has too many, or was just restarted; try again in a moment"
     )
 
 

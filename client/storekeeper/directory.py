@@ -34,6 +34,9 @@ IDLE_EXIT_S = 30
 SOCKET_PATH_BYTES_MAX = 107
 EX_TEMPFAIL = "75"
 """The exit status of a daemon that finds another one owning the directory (sysexits.h)."""
+_BY_SIGNAL = 128
+"""What a shell adds to the number of the signal that ended a program."""
+_DAEMON_NEEDS = ("storekeeperd", "watchdog", "click", "xxhash")
 _POLL_S = 0.01
 
 
@@ -128,7 +131,7 @@ def start_daemon(directory: Path, deadline: float) -> str:
     Raises:
         DaemonUnreachable: it cannot be started, or did not answer in time; says why.
     """
-    if importlib.util.find_spec("storekeeperd") is None or importlib.util.find_spec("watchdog") is None:
+    if any(importlib.util.find_spec(module) is None for module in _DAEMON_NEEDS):
         raise DaemonUnreachable(
             f"no daemon owns {directory}, and none can be started: pip install 'storekeeper[daemon]'"
         )
@@ -178,7 +181,7 @@ def _run(directory: Path, deadline: float) -> str | None:
         while (address := find_daemon(directory, deadline)) is None:
             if select.select([ended], [], [], _POLL_S)[0]:
                 status = os.read(ended, 20).decode().strip()
-                if status == EX_TEMPFAIL:
+                if status == EX_TEMPFAIL or not status or int(status) > _BY_SIGNAL:  # it was killed, or its shell was
                     return None
                 raise DaemonUnreachable(f"the daemon for {directory} ended at once: {_last_words(directory)}")
             if time.monotonic() >= deadline:

@@ -80,7 +80,7 @@ class Session:
                 if self.address.startswith("ipc://"):  # elsewhere there is another clock
                     before_ns = began_ns
                 deadline, ranged = exchange.deadline, exchange.ranged
-                if exchange.answered:
+                if exchange.answered or somebody_listens(self.address):
                     self.grace_s = math.inf
                 self.await_daemon(error, started, deadline)
             except (TimedOut, ProtocolError):

@@ -12,6 +12,7 @@ def main() -> None:
     try:
         import click  # noqa: F401
         import watchdog  # noqa: F401
+        import xxhash  # noqa: F401
     except ImportError as error:
         print(
             f"storekeeperd needs {error.name}: install its extra with\n    pip install 'storekeeper[daemon]'",
