@@ -23,7 +23,9 @@ class Belief(IntEnum):
     ANSWER_LOST = 1
     """It took effect once, but the answer is that of a second time: evict says False though it was this call that
     removed the object, put without replace is refused though it was this call that stored these bytes."""
-    AGAIN = 2
+    PUT_AGAIN = 2
+    """The same; and a put without replace took effect twice, if somebody evicted the object in between."""
+    AGAIN = 3
     """It took effect once or several times, the last time with its answer."""
 
 
@@ -121,7 +123,8 @@ def _reached(
         for number in under_way - done:
             call = history[number]
             following += [(after, done | {number}) for after in effects(call, state, belief)]
-            if belief == Belief.AGAIN and call.perhaps_again:
+            again = belief == Belief.AGAIN or (belief == Belief.PUT_AGAIN and call.verb == "new")
+            if again and call.perhaps_again:
                 following.append((earlier_effect(call, state), done))
         for pair in following:
             if pair not in reached:

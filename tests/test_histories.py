@@ -72,7 +72,7 @@ def test_a_call_that_was_made_again_hits_what_came_between() -> None:
     assert explained_from(put(1, 8, "a", again=True), get(1, 2, "a"), *between, get(9, 10, "a")) is Belief.AGAIN
     gone = [put(-1, 0, "a"), evict(1, 8, True, again=True), get(1, 2, None), *between, get(9, 10, None)]
     assert explained_from(*gone) is Belief.AGAIN
-    assert explained_from(new(1, 8, "a", True, again=True), evict(2, 3, True), get(9, 10, "a")) is Belief.AGAIN
+    assert explained_from(new(1, 8, "a", True, again=True), evict(2, 3, True), get(9, 10, "a")) is Belief.PUT_AGAIN
 
 
 def test_after_a_call_that_nothing_explains_the_others_are_judged_on() -> None:

@@ -473,3 +473,37 @@ def test_a_fault_in_a_group_is_an_outcome_of_every_put(
     assert finish(jobs, woken) == [both]
     assert [outcome.word for outcome in both.outcomes] == [b"internal", b"internal"]
     assert "fault" in caplog.text
+
+
+# -- peers who left
+
+
+@pytest.mark.parametrize("operation", [put(), put(durable=True), Look(b"k"), Evict(b"k", small=False), read(0)])
+def test_what_a_peer_has_ordered_who_left_is_not_done(
+    jobs: Jobs, disk: FakeDisk, woken: threading.Event, operation: Operation
+) -> None:
+    owner = Owner(1)
+    release = threading.Event()
+    disk.behave = lambda _, wait: release.wait(10) and None
+    if isinstance(operation, Evict) or getattr(operation, "durable", False):
+        for _ in range(20):  # so that it has to wait, and its peer leaves meanwhile
+            jobs.start(job(Evict(b"k", small=False)) if isinstance(operation, Evict) else job(put(durable=True)))
+    else:
+        owner.peer.gone = True
+    ordered = of(owner, operation)
+    started = jobs.start(ordered)
+    owner.peer.gone = True
+    release.set()
+    if not started:
+        finished: list[Job] = []
+        eventually(lambda: finished.extend(jobs.done()) or ordered in finished)  # type: ignore[func-returns-value]
+    assert [outcome.word for outcome in ordered.outcomes] == [b"timed_out"]
+    assert operation not in [done for done, _, _ in disk.performed if done is operation]
+
+
+def test_what_holds_a_descriptor_is_done_for_those_who_left_too(jobs: Jobs, disk: FakeDisk) -> None:
+    owner = Owner(1)
+    owner.peer.gone = True
+    ordered = of(owner, Close(3))
+    assert jobs.start(ordered)
+    assert [outcome.word for outcome in ordered.outcomes] == [b"done"]

@@ -25,8 +25,8 @@ from storekeeper import Client, StorekeeperError
 from storekeeper.directory import directory_client
 from workers import SHARED_KEYS, digest, tag_of
 
-BELIEVED = Belief.ANSWER_LOST
-"""What must explain the answers on shared keys: with ONCE, no call that was made again may show."""
+BELIEVED = Belief.PUT_AGAIN
+"""What must explain the answers on shared keys: what the README says of calls that are made again, and no more."""
 
 CHECK_EVERY = 5
 """Kills between two times at which everything is looked at."""

@@ -61,7 +61,7 @@ class Accounts:
             "losses": dict(coherence.losses),
             "names_in_doubt": coherence.in_doubt,
             "namespaces": list(self._service.prefixes),
-            "jobs": self._service.orders.under_way,
+            "jobs": self._service.orders.unfinished,
             "limits": {
                 "message_bytes_max": limits.message_bytes_max,
                 "batch_items_max": limits.batch_items_max,

@@ -7,6 +7,7 @@ has to wait. A peer that is not done with a message or does not read its answers
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import select
@@ -119,7 +120,7 @@ class Connection:
                 return
             self._advance()
         except (ProtocolError, OSError) as error:
-            self._front.drop(self, error)
+            self._end(error)
 
     def turn(self) -> None:
         """Goes on with what is there: its turn has come, or it has something to send."""
@@ -128,7 +129,7 @@ class Connection:
                 self._receive()
             self._advance()
         except (ProtocolError, OSError) as error:
-            self._front.drop(self, error)
+            self._end(error)
 
     def send(self, frames: list[Any]) -> None:
         """Queues a message; `turn` or `flush` sends it."""
@@ -146,7 +147,7 @@ class Connection:
         try:
             self._advance()
         except (ProtocolError, OSError) as error:
-            self._front.drop(self, error)
+            self._end(error)
 
     def check(self, now: float) -> None:
         """Raises `Stalled` if the peer lets the daemon wait for too long."""
@@ -171,6 +172,12 @@ class Connection:
         return bool(self._out or self.peer.owed_requests)
 
     # -- parts
+
+    def _end(self, error: ProtocolError | OSError) -> None:
+        if isinstance(error, ProtocolError) and self._out:
+            with contextlib.suppress(OSError):
+                self._flush()  # section "The ERROR command": why the handshake failed
+        self._front.drop(self, error)
 
     def _advance(self) -> None:
         """Takes the messages that are there, as far as the bounds allow, and sends what is queued."""
@@ -223,9 +230,11 @@ class Connection:
                     continue
                 front.take(self, peer, [wire.VERSION, b"exists", *exists])
             else:
-                message = self._parked or engine.next_message()
-                if engine.outgoing:
-                    self._send_protocol()
+                try:
+                    message = self._parked or engine.next_message()
+                finally:  # what the protocol has to say goes out even if it is the last that is said
+                    if engine.outgoing:
+                        self._send_protocol()
                 if message is None:
                     break
                 if peer.user.held_bytes > peer.user.bytes_max and not peer.user.admits(self, front.weigh(message)):

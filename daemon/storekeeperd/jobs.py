@@ -19,12 +19,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from storekeeper.errors import InternalError
+from storekeeper.errors import InternalError, TimedOut
 from storekeeperd import faults
 from storekeeperd.config import Limits
 from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.ground import Stay
-from storekeeperd.operations import UNSEEN, Commit, Evict, Job, Operation, Outcome, Put, Survey, Verify, Write, failed
+from storekeeperd.operations import (
+    UNSEEN,
+    Commit,
+    Evict,
+    Get,
+    Job,
+    Look,
+    Operation,
+    Outcome,
+    Put,
+    Read,
+    Stat,
+    Survey,
+    Verify,
+    Write,
+    failed,
+)
 from storekeeperd.rota import Rota
 
 log = logging.getLogger(__name__)
@@ -34,6 +50,8 @@ _NAMES_PER_OPERATION = 8
 """So many looks of a survey count as one operation: on a busy node a loop is easily put aside for a few ms."""
 _SLICE_PART_MIN = 8
 """A job's slice is divided by the number of those who wait for one, at most by this."""
+_MOOT = (Put, Evict, Verify, Get, Stat, Look, Write, Read)
+"""What need not be done for a peer that is gone."""
 _AHEAD = 2
 """Jobs handed out per thread: one that it has, one that it takes next without waiting for the loop."""
 
@@ -119,6 +137,8 @@ class Jobs:
 
     def start(self, job: Job) -> bool:
         """Carries a job out now (True: its outcomes are there), or later: `go_on` or `done` will tell (False)."""
+        if _is_moot(job):
+            return True
         if self._clock() < self._slow_until or not all(map(self._is_quick, job.operations)):
             self._hand_over(job)
             return False
@@ -131,6 +151,8 @@ class Jobs:
         """Carries out what waits for the loop while its slice lasts; returns the first job that is finished, if any."""
         while self._waiting and self._clock() < self._slice_ends:
             job = self._waiting.take()
+            if _is_moot(job):
+                return job
             if self._clock() < self._slow_until:
                 self._hand_over(job)
             elif self._try_inline(job):
@@ -230,9 +252,10 @@ class Jobs:
 
     def _work(self, lane: Lane) -> None:
         while (job := lane.given.get()) is not None:
-            with self._disk.stay() as stay:
-                for operation in job.operations[len(job.outcomes) :]:
-                    job.outcomes.append(self._perform(operation, stay, wait=True))
+            if not _is_moot(job):
+                with self._disk.stay() as stay:
+                    for operation in job.operations[len(job.outcomes) :]:
+                        job.outcomes.append(self._perform(operation, stay, wait=True))
             self._finish(lane, job)
 
     def _finish(self, lane: Lane, job: Job) -> None:
@@ -248,8 +271,10 @@ class Jobs:
         expected = 1
         while True:
             group, ended = _gather(lane.given, expected, self._limits)
+            due = [job for job in group if not _is_moot(job)]
+            if due:
+                self._put_together(due)
             if group:
-                self._put_together(group)
                 for job in group:
                     self._finish(lane, job)
             if ended:
@@ -287,6 +312,20 @@ def _gather(given: queue.SimpleQueue[Job | None], expected: int, limits: Limits)
         group.append(job)
         puts += len(job.operations)
     return group, False
+
+
+def _is_moot(job: Job) -> bool:
+    """Returns whether a job was not begun and nobody will hear of it: then its outcomes are that it is not done.
+
+    Who comes, orders and goes leaves nothing to do behind. What holds a descriptor is carried out all the same.
+    """
+    if job.owner is None or not job.owner.peer.gone or job.outcomes:
+        return False
+    if not all(isinstance(operation, _MOOT) for operation in job.operations):
+        return False
+    error = TimedOut("the connection has ended; nothing was done")
+    job.outcomes.extend(failed(error, UNSEEN) for _ in job.operations)
+    return True
 
 
 def _weight(operation: Operation) -> float:

@@ -102,7 +102,8 @@ class Keeper:
             self._sizing,
         )
         self._listener = Listener(self._loop, self._service, limits, self._endpoint.socket, self._watch_idleness)
-        self._requests = 0
+        self._requests = self._requests_at_tick = 0
+        self._was_busy = True
         self._idle: Timer | None = None
         self._stop_by: float | None = None
 
@@ -205,9 +206,17 @@ class Keeper:
         self._listener.say_dropped()
         self._service.transfers.expire(time.monotonic())
         self._service.complaints.tick()
-        garbage.tick(idle=not self._service.orders.under_way)
+        self._tidy_up()
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
+
+    def _tidy_up(self) -> None:
+        garbage.tick(idle=not self._service.orders.under_way)
+        busy = self._listener.requests != self._requests_at_tick
+        if self._was_busy and not busy and not self._service.orders.under_way:
+            garbage.give_back()
+        self._was_busy = busy or bool(self._service.orders.under_way)
+        self._requests_at_tick = self._listener.requests
 
     # -- idleness and status
 

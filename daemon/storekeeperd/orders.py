@@ -55,6 +55,11 @@ class Orders:
         self._turns = Turns()
         self._questions_per_job = questions_per_job
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs are under way, and changes wait for one of them."""
+        return self.under_way + self._turns.queued
+
     def order(self, operations: list[Operation], tickets: list[Any], owner: Answer | None = None) -> None:
         """Orders operations as one job."""
         if operations:

@@ -314,8 +314,8 @@ class Transfers:
         Args:
             now: seconds, monotonic; to be called about once a second.
         """
-        self._now = now
-        oldest = now - self._limits.handle_idle_s
+        # What was used since the last call has that one's time.
+        oldest, self._now = self._now - self._limits.handle_idle_s, now
         for handle, (peer, used) in list(itertools.takewhile(lambda item: item[1][1] < oldest, self._used.items())):
             transfer = peer.handles[handle]
             if getattr(transfer, "ranges", 0):  # it is in use

@@ -11,10 +11,15 @@ from typing import Any
 
 
 class Turns:
-    """A queue per name that is being changed."""
+    """A queue per name that is being changed.
+
+    Attributes:
+        queued: claimants that wait, for all names together.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, deque[Any] | None] = {}
+        self.queued = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -28,12 +33,14 @@ class Turns:
         if queue is None:
             queue = self._waiting[name] = deque()
         queue.append(claimant)
+        self.queued += 1
         return False
 
     def release(self, name: bytes) -> Any | None:
         """Ends the turn; returns the claimant whose turn it is now (the name stays taken), or None."""
         queue = self._waiting[name]
         if queue:
+            self.queued -= 1
             return queue.popleft()
         del self._waiting[name]
         return None
