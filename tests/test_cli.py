@@ -420,3 +420,34 @@ def test_the_client_alone_needs_only_pyzmq() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system: needs root")
+@pytest.mark.parametrize("durability", ["os", "disk"])
+def test_64_mib_for_a_full_disk_are_refused_leave_nothing_and_space_comes_back(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, durability: str
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "small", str(store)]).returncode:
+        pytest.skip("cannot mount here")
+    daemon = None
+    try:
+        daemon = start_daemon()
+        with daemon.client() as client:
+            client.put(b"small", key="small")
+            free = os.statvfs(store).f_bavail
+            for _ in range(3):
+                with pytest.raises(errors.DiskFull, match="nothing was stored"):
+                    client.put(bytes(64 << 20), key="large", durability=durability)
+                assert client.get("small") == b"small"
+                eventually(lambda: os.statvfs(store).f_bavail == free)
+            assert client.list(fresh=True) == ["small"]
+            assert os.listdir(store / ".storekeeper/tmp") == []
+            assert client.put(bytes(40 << 20), key="fits", durability=durability) == "fits"
+            assert client.get("fits") == bytes(40 << 20)
+        assert "refused write of uid" in daemon.log.read_text()
+    finally:
+        if daemon is not None:
+            daemon.end()
+        subprocess.run(["umount", str(store)], check=True)

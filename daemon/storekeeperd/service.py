@@ -151,9 +151,12 @@ class Service:
         except StorekeeperError as error:
             self._refuse(peer, request, error)
         except Exception as error:
-            self._refuse(
-                peer, request, faults.report(f"{request.verb.decode()} of uid {peer.uid} pid {peer.pid}", error)
-            )
+            fault = faults.report(f"{request.verb.decode()} of uid {peer.uid} pid {peer.pid}", error)
+            begun = peer.begun
+            if begun is not None and begun.request is request:  # what it has ordered must not answer it once more
+                self._abandon(begun, fault)
+            else:
+                self._refuse(peer, request, fault)
 
     def refuse_long(self, peer: Peer, frames: Sequence[wire.Frame]) -> None:
         """Answers a message that was longer than a message may be; `frames` are its first ones."""
