@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from storekeeper import wire
-from storekeeper.errors import BadKey, DiskFull
-from storekeeperd.answers import Answer, Peer
+from storekeeper.errors import BadKey, DiskFull, InternalError
+from storekeeperd.answers import ITEM_BYTES, Answer, Peer
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def test_peers_are_told_apart_whoever_they_are(peer: Peer) -> None:
 def test_an_answer_is_owed_until_it_is_closed(peer: Peer) -> None:
     first = Answer(peer, request(), 1, cost_bytes=10)
     second = Answer(peer, request(), 1, cost_bytes=5)
-    assert (peer.owed_requests, peer.owed_bytes) == (2, 15)
+    assert (peer.owed_requests, peer.owed_bytes) == (2, 15 + 2 * ITEM_BYTES)
     first.settle(0, b"ok")
-    assert (peer.owed_requests, peer.owed_bytes) == (2, 15)
+    assert (peer.owed_requests, peer.owed_bytes) == (2, 15 + 2 * ITEM_BYTES)
     first.close()
-    assert (peer.owed_requests, peer.owed_bytes) == (1, 5)
+    assert (peer.owed_requests, peer.owed_bytes) == (1, 5 + ITEM_BYTES)
     second.close()
     assert (peer.owed_requests, peer.owed_bytes) == (0, 0)
 
@@ -101,3 +101,21 @@ def test_details_travel_with_the_answer(peer: Peer) -> None:
     answer.details["handle"] = "5"
     answer.settle(0, b"ok")
     assert wire.decode_reply(answer.close()).details == {"handle": "5"}
+
+
+def test_work_of_a_connection_that_ended_is_owed_by_its_user_until_it_is_done(peer: Peer) -> None:
+    answer = Answer(peer, request(), 3, cost_bytes=10)
+    peer.gone = True
+    assert peer.user.held_bytes == 10 + 3 * ITEM_BYTES
+    answer.close()
+    assert peer.user.held_bytes == 0
+
+
+def test_an_answer_that_was_abandoned_is_not_given_again(peer: Peer) -> None:
+    answer = Answer(peer, request(), 2)
+    assert peer.begun is answer
+    frames = answer.abandon(InternalError("a fault"))
+    assert bytes(frames[2]) == b"internal"
+    assert (peer.owed_requests, peer.owed_bytes, peer.begun) == (0, 0, None)
+    assert not answer.settle(0, b"ok")
+    assert not answer.settle(1, b"ok")

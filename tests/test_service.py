@@ -23,7 +23,7 @@ from storekeeper.errors import (
     UnknownVerb,
     VersionMismatch,
 )
-from storekeeperd.answers import Peer
+from storekeeperd.answers import ITEM_BYTES, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
@@ -238,7 +238,7 @@ def test_what_a_get_may_bring_is_owed(bench: Bench, keys: list[bytes], cost: int
     bench.turn()
     assert bench.index.size(b"k") == -1  # a scan knows names only
     bench.send(b"get", *keys)
-    assert bench.peer.owed_bytes == cost
+    assert bench.peer.owed_bytes == cost + len(keys) * ITEM_BYTES
 
 
 def test_what_a_read_finds_in_passing_is_a_question(bench: Bench) -> None:
@@ -303,7 +303,7 @@ def test_one_bad_item_does_not_spoil_the_others(bench: Bench) -> None:
 
 def test_bytes_that_a_put_brings_are_owed_until_it_is_answered(bench: Bench) -> None:
     bench.send(b"put", b"a", b"12345", b"b", b"678")
-    assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (1, 8)
+    assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (1, 8 + 2 * ITEM_BYTES)
     bench.do_all()
     assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (0, 0)
 

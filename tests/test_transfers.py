@@ -26,7 +26,7 @@ from storekeeper.errors import (
     from_wire,
 )
 from storekeeperd import transfers as transfers_module
-from storekeeperd.answers import Peer
+from storekeeperd.answers import ITEM_BYTES, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
@@ -327,7 +327,7 @@ def test_gaps_have_a_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bytes_that_a_range_brings_are_owed_until_it_is_written(bench: Bench) -> None:
     handle = bench.begin()
     bench.send(b"write", handle, b"0", b"abcd")
-    assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (1, 4)
+    assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (1, 4 + ITEM_BYTES)
     bench.do()
     assert (bench.peer.owed_requests, bench.peer.owed_bytes) == (0, 0)
 
@@ -394,7 +394,7 @@ def test_bytes_that_a_range_will_bring_are_owed_no_more_than_there_are(bench: Be
     bench.disk.objects[b"k"] = b"hello"
     handle = bench.open()
     bench.send(b"read", handle, b"3", b"1000")
-    assert bench.peer.owed_bytes == 2
+    assert bench.peer.owed_bytes == 2 + ITEM_BYTES
     bench.do()
     assert bench.peer.owed_bytes == 0
 

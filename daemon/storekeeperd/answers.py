@@ -44,7 +44,7 @@ class Peer:
     begun: Answer | None = None
 
 
-_ITEM_BYTES = 1024
+ITEM_BYTES = 1024
 """What an item takes beside its payload: an operation, its outcome, and who waits for it."""
 
 
@@ -78,7 +78,7 @@ class Answer:
         self.payloads: list[Any] = [b""] * items if payloads else []
         self.details: dict[str, Any] = {}
         self.left = items
-        self.cost_bytes = cost_bytes + _ITEM_BYTES * items
+        self.cost_bytes = cost_bytes + ITEM_BYTES * items
         peer.begun = self
         peer.owed_requests += 1
         peer.owed_bytes += self.cost_bytes

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.commit import durable
 from bench.rounds import Row, table
 from bench.store import verbs
 from bench.watch import changes, start
@@ -33,6 +34,7 @@ def main() -> None:
     for title, measured in (
         ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(options.rounds, options.requests)),
         *((f"verbs on {place}", lambda folder=folder: verbs(folder, options.rounds)) for place, folder in _places()),
+        ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), options.rounds)),
         ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
         ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
     ):
