@@ -2,12 +2,13 @@
 # make test   everything CI runs: ruff, mypy --strict, pytest
 # make check  ruff and mypy alone
 # make bench  figures, side by side with what they are measured against
+# make campaign   the long campaigns behind the README's figures on reliability, some forty minutes
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := .venv/.runs
 READY := .venv/.ready
 
-.PHONY: run test check bench
+.PHONY: run test check bench campaign
 
 $(RUNS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "storekeeper needs Python 3.11 or later: make PYTHON=python3.12 ...")'
@@ -32,3 +33,10 @@ test: check
 
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+campaign: $(READY)
+	$(BIN)/python -m pytest -s -p no:warnings tests/test_faults.py tests/test_power_cut.py tests/test_hostile.py \
+	    tests/test_kills.py tests/test_dead_clients.py tests/test_interruptions.py tests/test_soak.py \
+	    --fuzz 200000 --short-lived 100000 --kills 300 --dead-clients 1000 --interruptions 5000 --clients 20000 --minutes 10
+	PYTHONPATH=tests $(BIN)/python tests/floods.py table
+	PYTHONPATH=tests $(BIN)/python -m bench --only durable

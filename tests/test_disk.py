@@ -24,6 +24,7 @@ from storekeeper.errors import BadKey
 from storekeeperd import checksums, entries
 from storekeeperd import disk as disk_module
 from storekeeperd import publisher as publisher_module
+from storekeeperd import sights as sights_module
 from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.entries import Sorted
 from storekeeperd.ground import WITNESS, Ground
@@ -157,12 +158,12 @@ def fault(number: int, name: str = "injected") -> Callable[..., Any]:
 
 @pytest.fixture
 def break_os(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Gives a function that replaces functions of `os`, for disk.py and publisher.py alone."""
+    """Gives a function that replaces functions of `os`, for disk.py, publisher.py and sights.py alone."""
 
     def replace(**functions: Callable[..., Any]) -> None:
         broken = types.SimpleNamespace(**{**vars(os), **functions})
-        monkeypatch.setattr(disk_module, "os", broken)
-        monkeypatch.setattr(publisher_module, "os", broken)
+        for module in (disk_module, publisher_module, sights_module):
+            monkeypatch.setattr(module, "os", broken)
 
     yield replace
 

@@ -115,9 +115,13 @@ def test_memory_and_descriptors_stay_as_they_are_under_a_mixed_load(
         # A `shared` worker keeps its history, so that it grows.
         if not name.startswith("shared"):
             flat(memories[name], statistics.median(memories[name]) / 10 + SLACK_BYTES)
-        # Clients that wait for their collection have some for a while: what is there at least must not grow.
         third = len(held[name]) // 3
-        assert min(held[name][-third:]) <= min(held[name][third : 2 * third]) + 3, name
+        second, last = held[name][third : 2 * third], held[name][-third:]
+        # Clients in cycles have some until they are collected: of those the most must not grow.
+        if name.startswith("brief"):
+            assert max(last) <= 2 * max(second), name
+        else:
+            assert min(last) <= min(second) + 3, name
     for report in reports:
         assert report["now"]["threads"] <= report["first"]["threads"]
     for key in SHARED_KEYS:

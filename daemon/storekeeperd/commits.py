@@ -18,8 +18,9 @@ from storekeeper.errors import StorekeeperError
 from storekeeperd import checksums
 from storekeeperd.ground import Stay
 from storekeeperd.operations import Outcome, Put, failed
-from storekeeperd.publisher import Publisher, look_again, sync_directory, unsettled, write_all
+from storekeeperd.publisher import Publisher, sync_directory, unsettled, write_all
 from storekeeperd.refusals import typed
+from storekeeperd.sights import look_again
 
 
 class Commits:

@@ -12,17 +12,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import CorruptObject, StorekeeperError, StoreUnavailable
+from storekeeper.errors import CorruptObject, StorekeeperError
 from storekeeperd import checksums, entries, moments
 from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
-from storekeeperd.growth import RECENT_S
 from storekeeperd.operations import (
     ABSENT,
     UNSEEN,
@@ -44,18 +41,9 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.proofs import Proofs, move_away
-from storekeeperd.publisher import (
-    NO_FILE,
-    READ_FLAGS,
-    Publisher,
-    is_object,
-    look,
-    look_again,
-    read_all,
-    stat_file,
-    write_all,
-)
+from storekeeperd.publisher import READ_FLAGS, Publisher, read_all, write_all
 from storekeeperd.refusals import GONE, typed
+from storekeeperd.sights import is_object, look, look_again, sights, stat_file
 
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
@@ -175,13 +163,13 @@ class Disk:
     # -- one method per operation
 
     def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
-        (size,), recent, error = _sights([operation.name], stay)
+        (size,), recent, error = sights([operation.name], stay)
         if error is not None:
             raise error
         return Outcome(wire.OK, size, recent=tuple(recent))
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
-        sizes, recent, _error = _sights(operation.names, stay)
+        sizes, recent, _error = sights(operation.names, stay)
         return Outcome(wire.OK, payload=sizes, recent=recent)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
@@ -369,36 +357,3 @@ def _place(name: bytes, stay: Stay) -> tuple[int, bytes] | None:
         return stay.place(name)
     except FileNotFoundError:
         return None
-
-
-def _sights(names: list[bytes], stay: Stay) -> tuple[list[int], set[bytes], OSError | StoreUnavailable | None]:
-    """Looks at names: the hot path of a storm of changes.
-
-    Returns:
-        What was seen of each; which of them are files that were written to a moment ago; and why of some of them
-        nothing can be said, if so.
-    """
-    root = stay.root
-    recently = time.time() - RECENT_S
-    sizes, recent = [], set()
-    why: OSError | StoreUnavailable | None = None
-    for name in names:
-        try:
-            place, key = stay.place(name) if b"/" in name else (root, name)
-            found = os.stat(key, dir_fd=place, follow_symlinks=False)
-        except FileNotFoundError:
-            sizes.append(ABSENT)
-            continue
-        except (OSError, StoreUnavailable) as error:
-            if isinstance(error, OSError) and error.errno in NO_FILE:
-                sizes.append(ABSENT)
-            else:
-                sizes.append(UNSEEN)
-                why = error
-            continue
-        there = is_object(name, found)
-        sizes.append(found.st_size if there else ABSENT)
-        # What is no object, but a file, is an empty one that is named like a marker: it may become an object.
-        if found.st_mtime > recently and (there or stat.S_ISREG(found.st_mode)):
-            recent.add(name)
-    return sizes, recent, why

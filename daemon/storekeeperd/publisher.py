@@ -21,20 +21,18 @@ import time
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StorekeeperError, StoreUnavailable
+from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
 from storekeeperd import moments
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
-from storekeeperd.operations import ABSENT, UNSEEN, Commit, Outcome, Put
+from storekeeperd.operations import ABSENT, Commit, Outcome, Put
+from storekeeperd.sights import NO_FILE, is_object, look
 
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _COMPARE_BYTES = 1024 * 1024
-
-NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
-"""What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
 
 
 class Publisher:
@@ -271,38 +269,6 @@ def unsettled(error: OSError) -> DiskFailed:
     """Returns the error of what failed after an object had its name."""
     reason = os.strerror(error.errno or 0)
     return DiskFailed(f"the object is there, but what comes after that failed ({reason}): put it once more to be sure")
-
-
-def look(name: bytes, place: int) -> int:
-    """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
-    found = stat_file(name, place)
-    return found.st_size if found is not None and is_object(name, found) else ABSENT
-
-
-def look_again(name: bytes, stay: Stay) -> int:
-    """Returns what `look` sees of an object's path; UNSEEN if nothing can be said."""
-    try:
-        place, key = stay.place(name)
-        return look(key, place)
-    except FileNotFoundError:  # there is no folder for it
-        return ABSENT
-    except (OSError, ValueError, StorekeeperError):
-        return UNSEEN
-
-
-def stat_file(name: bytes, place: int) -> os.stat_result | None:
-    """Returns what stat(2) says of a name in a directory, None if there is nothing; raises `OSError` else."""
-    try:
-        return os.stat(name, dir_fd=place, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in NO_FILE:
-            return None
-        raise
-
-
-def is_object(name: bytes, found: os.stat_result) -> bool:
-    """Returns whether what was found under a name is an object: a regular file, but no marker of FileConnector."""
-    return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or not name.endswith(MARKER))
 
 
 def _not_an_object() -> NotAnObject:

@@ -22,7 +22,8 @@ from storekeeperd.disk import Disk
 from storekeeperd.home import EX_TEMPFAIL, FOLDER, TEMPORARY, Home, StartError
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Verify
-from storekeeperd.publisher import READ_FLAGS, is_object
+from storekeeperd.publisher import READ_FLAGS
+from storekeeperd.sights import is_object
 
 _STATE = f"{FOLDER}/scrub"
 _PART_BYTES = 1024 * 1024
