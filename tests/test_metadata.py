@@ -28,6 +28,8 @@ def test_the_bytes_are_those_of_the_readme() -> None:
 @given(st.binary(max_size=80))
 def test_whatever_stands_there_is_metadata_or_nothing(raw: bytes) -> None:
     kept = Metadata.unpack(raw)
+    if kept is not None:
+        assert Metadata.checksum_in(raw) == kept.checksum
     assert kept is None or (len(raw) == 36 and raw[0] == 1)
 
 
@@ -36,3 +38,9 @@ def test_another_version_says_nothing() -> None:
     for version in range(256):
         kept = Metadata.unpack(bytes([version]) + WHOLE.pack()[1:])
         assert (kept is not None) == (version == 1), chance
+
+
+def test_the_checksum_is_found_without_the_rest() -> None:
+    assert Metadata.checksum_in(WHOLE.pack()) == WHOLE.checksum
+    assert Metadata.checksum_in(b"") is None
+    assert Metadata.checksum_in(b"\x02" + WHOLE.pack()[1:]) is None

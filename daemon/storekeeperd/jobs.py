@@ -233,7 +233,8 @@ class Jobs:
     def _is_quick(self, operation: Operation) -> bool:
         """Whether an operation is quick by its kind: nothing that waits for a platter, nor moves or frees much."""
         if isinstance(operation, Put):
-            return self._is_short(operation) and not operation.durable
+            short = len(operation.payload) <= self._limits.inline_bytes_max
+            return short and operation.small and not operation.durable
         if isinstance(operation, Write):
             return len(operation.payload) <= self._limits.inline_bytes_max
         if isinstance(operation, Evict):

@@ -37,6 +37,8 @@ from storekeeperd.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_TICKS_TO_GIVE_BACK = 30
+"""Memory is given back once in so many, though the daemon does not fall idle."""
 _LOOKS_PER_TURN = 512
 _STOP_CHECK_S = 0.05
 _REQUESTS_TO_YIELD = 8
@@ -103,7 +105,7 @@ class Keeper:
         )
         self._listener = Listener(self._loop, self._service, limits, self._endpoint.socket, self._watch_idleness)
         self._requests = self._requests_at_tick = 0
-        self._was_busy = True
+        self._busy_ticks = 1
         self._idle: Timer | None = None
         self._stop_by: float | None = None
 
@@ -212,11 +214,16 @@ class Keeper:
 
     def _tidy_up(self) -> None:
         garbage.tick(idle=not self._service.orders.under_way)
-        busy = self._listener.requests != self._requests_at_tick
-        if self._was_busy and not busy and not self._service.orders.under_way:
-            garbage.give_back()
-        self._was_busy = busy or bool(self._service.orders.under_way)
-        self._requests_at_tick = self._listener.requests
+        if self._listener.requests != self._requests_at_tick or self._service.orders.under_way:
+            self._requests_at_tick = self._listener.requests
+            self._busy_ticks += 1
+            if self._busy_ticks % _TICKS_TO_GIVE_BACK:
+                return
+        elif not self._busy_ticks:
+            return
+        else:
+            self._busy_ticks = 0
+        garbage.give_back()
 
     # -- idleness and status
 

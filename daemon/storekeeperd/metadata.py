@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 ATTRIBUTE = "user.storekeeper"
 
 _LAYOUT = struct.Struct("<BBHIIQQQ")
+_CHECKSUM_AT = 28
 _VERSION = 1
 _SYNCED = 1
 _CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
@@ -38,6 +39,13 @@ class Metadata(NamedTuple):
         """Returns the bytes of the attribute."""
         flags = _SYNCED if self.synced else 0
         return _LAYOUT.pack(_VERSION, flags, 0, self.owner, self.boot, self.created_us, self.moment_ns, self.checksum)
+
+    @staticmethod
+    def checksum_in(raw: bytes) -> int | None:
+        """Returns the checksum alone, for the hot path of reads; otherwise as `unpack`."""
+        if len(raw) != _LAYOUT.size or raw[0] != _VERSION:
+            return None
+        return int.from_bytes(raw[_CHECKSUM_AT:], "little")
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self | None:

@@ -94,8 +94,10 @@ class Publisher:
         """
         path = self._named.pop(descriptor, None)
         # Whatever close(2) says, the descriptor is closed. Where it may tell of lost bytes, they were flushed before.
-        with contextlib.suppress(OSError):
+        try:
             os.close(descriptor)
+        except OSError:
+            pass
         if path is not None:
             with contextlib.suppress(StoreUnavailable):
                 _remove(path, stay.root)
