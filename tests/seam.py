@@ -243,6 +243,37 @@ def _no_platter(descriptor: int) -> None:
     os.fstat(descriptor)
 
 
+# -- broken daemons
+
+
+class Broken:
+    """Stands before a seam, and does some calls otherwise than the daemon meant them."""
+
+    def __init__(self, seam: Seam) -> None:
+        self.seam = seam
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.seam, name)
+
+
+class LinksBeforeItWrites(Broken):
+    """The file has its length, and its bytes come when it is closed."""
+
+    def __init__(self, seam: Seam) -> None:
+        super().__init__(seam)
+        self.late: dict[int, list[tuple[bytes, int]]] = {}
+
+    def pwrite(self, descriptor: int, payload: Any, offset: int) -> int:
+        self.seam.ftruncate(descriptor, max(os.fstat(descriptor).st_size, offset + len(payload)))
+        self.late.setdefault(descriptor, []).append((bytes(payload), offset))
+        return len(payload)
+
+    def close(self, descriptor: int) -> None:
+        for payload, offset in self.late.pop(descriptor, []):
+            self.seam.pwrite(descriptor, payload, offset)
+        self.seam.close(descriptor)
+
+
 # -- what the calls mean
 
 

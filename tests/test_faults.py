@@ -23,9 +23,11 @@ from seam import (
     BEFORE,
     MODULES,
     SHORT,
+    Broken,
     Call,
     Exchange,
     Fault,
+    LinksBeforeItWrites,
     Rig,
     Seam,
     Setup,
@@ -436,16 +438,6 @@ def test_a_start_that_fails_leaves_a_store_that_starts(again: bool, folder: Path
 # -- the campaign finds what is broken
 
 
-class Broken:
-    """Stands before a seam, and does some calls otherwise than the daemon meant them."""
-
-    def __init__(self, seam: Seam) -> None:
-        self.seam = seam
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.seam, name)
-
-
 class SwallowsErrorsOfFsync(Broken):
     def fsync(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):
@@ -456,24 +448,6 @@ class ForgetsPrivateNames(Broken):
     def unlink(self, name: Any, dir_fd: int) -> None:
         if TEMPORARY.encode() not in os.fsencode(name):
             self.seam.unlink(name, dir_fd=dir_fd)
-
-
-class LinksBeforeItWrites(Broken):
-    """The file has its length, and its bytes come when it is closed."""
-
-    def __init__(self, seam: Seam) -> None:
-        super().__init__(seam)
-        self.late: dict[int, list[tuple[bytes, int]]] = {}
-
-    def pwrite(self, descriptor: int, payload: Any, offset: int) -> int:
-        self.seam.ftruncate(descriptor, max(os.fstat(descriptor).st_size, offset + len(payload)))
-        self.late.setdefault(descriptor, []).append((bytes(payload), offset))
-        return len(payload)
-
-    def close(self, descriptor: int) -> None:
-        for payload, offset in self.late.pop(descriptor, []):
-            self.seam.pwrite(descriptor, payload, offset)
-        self.seam.close(descriptor)
 
 
 class LeavesDescriptors(Broken):

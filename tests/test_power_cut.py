@@ -30,10 +30,12 @@ import pytest
 from seam import (
     CHANGING,
     READING,
+    Broken,
     Created,
     Described,
     Entered,
     Exchange,
+    LinksBeforeItWrites,
     MadeFolder,
     NotUnderstood,
     Recorder,
@@ -652,16 +654,6 @@ def test_a_name_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path) -
 # -- the campaign finds what is broken
 
 
-class Broken:
-    """Stands before a seam, and does some calls otherwise than the daemon meant them."""
-
-    def __init__(self, seam: Seam) -> None:
-        self.seam = seam
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.seam, name)
-
-
 class SyncsNoFiles(Broken):
     def fsync(self, descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -686,24 +678,6 @@ class SyncsTooEarly(Broken):
     def fsync(self, descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             self.seam.fsync(descriptor)
-
-
-class LinksBeforeItWrites(Broken):
-    """The file has its length, and its bytes come when it is closed."""
-
-    def __init__(self, seam: Seam) -> None:
-        super().__init__(seam)
-        self.late: dict[int, list[tuple[bytes, int]]] = {}
-
-    def pwrite(self, descriptor: int, payload: Any, offset: int) -> int:
-        self.seam.ftruncate(descriptor, max(os.fstat(descriptor).st_size, offset + len(payload)))
-        self.late.setdefault(descriptor, []).append((bytes(payload), offset))
-        return len(payload)
-
-    def close(self, descriptor: int) -> None:
-        for payload, offset in self.late.pop(descriptor, []):
-            self.seam.pwrite(descriptor, payload, offset)
-        self.seam.close(descriptor)
 
 
 class RemovesBeforeItLinks(Broken):
