@@ -44,6 +44,8 @@ class Outcome:
 
 def failed(error: StorekeeperError, seen: int = UNSEEN) -> Outcome:
     """Returns the outcome of an operation that met an error."""
+    # Where it was raised leads to frames, and these to the job that will hold the outcome: a cycle, with its payload.
+    error.__traceback__ = error.__context__ = None
     return Outcome(error.code.encode(), seen, error=error)
 
 
