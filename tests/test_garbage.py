@@ -1,4 +1,4 @@
-"""garbage.py: the collector runs when nobody waits; and there is next to nothing for it, whatever is asked and refused."""
+"""garbage.py: the collector runs when nobody waits; and there is next to nothing for it, whatever is asked."""
 
 from __future__ import annotations
 
