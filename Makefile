@@ -29,7 +29,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)

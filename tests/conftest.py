@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,8 +216,21 @@ def _nothing_leaks(_warm: None) -> Iterator[None]:
     pytest.fail(f"leaked: {names} were {before}, are {after}: {[t.name for t in threading.enumerate()]}")
 
 
+_figures: Counter[str] = Counter()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Takes what the campaigns of this process came to: see seam.py. A worker hands it to who started it."""
+    _figures.update(getattr(sys.modules.get("seam"), "FIGURES", {}))
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = dict(_figures)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _figures.update(getattr(node, "workeroutput", {}).get("figures", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says what the campaigns came to: see seam.py."""
-    seam = sys.modules.get("seam")
-    for what, count in getattr(seam, "FIGURES", {}).items():
+    for what, count in _figures.items():
         terminalreporter.write_line(f"{what}: {count}")

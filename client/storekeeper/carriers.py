@@ -84,6 +84,7 @@ class Carrier:
         self.pid = os.getpid()
         self._address = address
         self._descriptor = -1
+        self._broken = False
         try:
             self._socket = _process_context().socket(zmq.DEALER)
         except zmq.ZMQError as error:
@@ -132,7 +133,8 @@ class Carrier:
         """
         self._wait(deadline)
         if not self._connected:
-            self._take_events()  # which connection it is: a forked child has to know
+            with contextlib.suppress(DaemonUnreachable):  # there is an answer all the same
+                self._take_events()  # which connection it is: a forked child has to know
         return self._socket.recv_multipart(zmq.NOBLOCK, copy=copy)
 
     def close(self) -> None:
@@ -162,7 +164,12 @@ class Carrier:
             left_ms = (deadline - time.monotonic()) * 1000
             if self._socket.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1))):
                 return
-            self._take_events()
+            try:
+                self._take_events()
+            except DaemonUnreachable:
+                if self._socket.poll(0):  # the last word came in between
+                    return
+                raise
             if not self._connected and not somebody_listens(self._address):
                 raise unreachable(self._address)
             if left_ms <= 0:
@@ -170,14 +177,17 @@ class Carrier:
 
     def _take_events(self) -> None:
         """Raises `DaemonUnreachable` if the connection broke: a request in flight is then lost without a word."""
-        while self._events.poll(0):
+        while not self._broken and self._events.poll(0):
             event, descriptor = _EVENT.unpack(self._events.recv_multipart()[0])
             if event != zmq.EVENT_CONNECTED:
                 _descriptors.pop(self._descriptor, None)
-                raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
+                self._broken = True
+                break
             self._connected = True
             self._descriptor = descriptor
             _descriptors[descriptor] = self._address
+        if self._broken:
+            raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
 
 
 def unreachable(address: str) -> DaemonUnreachable:

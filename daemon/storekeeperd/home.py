@@ -111,7 +111,7 @@ class Home:
                 os.mkdir(name, 0o700, dir_fd=root)
                 made = True
         if made:  # whatever is put into a namespace would go with its folder
-            with _opened(".", root) as store:
+            with contextlib.suppress(PermissionError), _opened(".", root) as store:  # which may not be read
                 os.fsync(store)
 
     def _check_folders(self, root: int) -> None:
