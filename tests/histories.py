@@ -24,7 +24,7 @@ class Belief(IntEnum):
     """It took effect once, but the answer is that of a second time: evict says False though it was this call that
     removed the object, put without replace is refused though it was this call that stored these bytes."""
     PUT_AGAIN = 2
-    """The same; and a put without replace took effect twice, if somebody evicted the object in between."""
+    """The same; and a put took effect twice: somebody evicted the object in between, or put a new one after that."""
     AGAIN = 3
     """It took effect once or several times, the last time with its answer."""
 
@@ -123,7 +123,7 @@ def _reached(
         for number in under_way - done:
             call = history[number]
             following += [(after, done | {number}) for after in effects(call, state, belief)]
-            again = belief == Belief.AGAIN or (belief == Belief.PUT_AGAIN and call.verb == "new")
+            again = belief == Belief.AGAIN or (belief == Belief.PUT_AGAIN and call.verb in ("new", "put"))
             if again and call.perhaps_again:
                 following.append((earlier_effect(call, state), done))
         for pair in following:

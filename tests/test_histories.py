@@ -69,7 +69,7 @@ def test_an_answer_may_be_lost_only_where_the_daemon_was_killed() -> None:
 
 def test_a_call_that_was_made_again_hits_what_came_between() -> None:
     between = [put(3, 4, "b"), get(5, 6, "b")]
-    assert explained_from(put(1, 8, "a", again=True), get(1, 2, "a"), *between, get(9, 10, "a")) is Belief.AGAIN
+    assert explained_from(put(1, 8, "a", again=True), get(1, 2, "a"), *between, get(9, 10, "a")) is Belief.PUT_AGAIN
     gone = [put(-1, 0, "a"), evict(1, 8, True, again=True), get(1, 2, None), *between, get(9, 10, None)]
     assert explained_from(*gone) is Belief.AGAIN
     assert explained_from(new(1, 8, "a", True, again=True), evict(2, 3, True), get(9, 10, "a")) is Belief.PUT_AGAIN

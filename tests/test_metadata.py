@@ -14,7 +14,8 @@ WHOLE = Metadata(1000, 1_700_000_000_123_456, 0xDEADBEEF, 42, 0xFFFFFFFFFFFFFFFF
 
 def test_what_is_packed_is_unpacked() -> None:
     assert Metadata.unpack(WHOLE.pack()) == WHOLE
-    assert Metadata.unpack(WHOLE._replace(synced=False).pack()) == WHOLE._replace(synced=False)
+    for flags in ({"synced": False}, {"replaces": True}, {"synced": False, "replaces": True}):
+        assert Metadata.unpack(WHOLE._replace(**flags).pack()) == WHOLE._replace(**flags)
 
 
 def test_it_fits_into_the_inode_of_ext4_with_room_for_more() -> None:

@@ -92,6 +92,21 @@ def test_a_retried_replace_leaves_what_replaced_it_since(
     assert other.get("k") == b"newest"
 
 
+def test_a_replace_that_never_arrived_is_not_lost_to_an_object_that_was_new(
+    client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = carriers.Carrier.send
+
+    def lose(*_: object) -> None:
+        monkeypatch.setattr(carriers.Carrier, "send", real)
+        other.put(b"new", key="k")
+        raise DaemonUnreachable("the request was lost")
+
+    monkeypatch.setattr(carriers.Carrier, "send", lose)
+    client.put(b"replaces", key="k", replace=True)
+    assert other.get("k") == b"replaces"
+
+
 def test_a_retried_replace_finds_its_own_bytes(client: Client, lose_answer: Lose, daemon: Daemon) -> None:
     lose_answer(lambda: None)
     client.put(b"mine", key="k", replace=True)

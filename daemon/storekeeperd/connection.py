@@ -35,6 +35,8 @@ _BUFFERS_MAX = 4096
 """Buffers that wait to be sent: short ones cost more than their bytes."""
 _MESSAGES_PER_LOOK = 32
 """Messages taken before the clock is looked at again."""
+_FRAMES_PER_LOOK = 256
+"""And frames: a batch is as long as so many messages."""
 
 _EXISTS = framing.encode_prefix([wire.VERSION, b"exists"])
 _encode_hit = framing.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
@@ -217,7 +219,7 @@ class Connection:
             return False
         engine, peer, out, front = self._engine, self.peer, self._out, self._front
         next_after, is_hit = engine.next_after, front.is_hit
-        hits = hit_bytes = 0
+        hits = hit_bytes = frames = 0
         more = False
         for _ in range(_MESSAGES_PER_LOOK):
             exists = next_after(_EXISTS) if self.refusal is None and self._parked is None else None
@@ -242,6 +244,10 @@ class Connection:
                     break
                 self._parked = None
                 front.take(self, peer, message)
+                frames += len(message)
+                if frames > _FRAMES_PER_LOOK:
+                    more = True
+                    break
             if self._is_paused():
                 break
         else:

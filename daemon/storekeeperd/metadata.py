@@ -15,7 +15,7 @@ ATTRIBUTE = "user.storekeeper"
 _LAYOUT = struct.Struct("<BBHIIQQQ")
 _CHECKSUM_AT = 28
 _VERSION = 1
-_SYNCED = 1
+_SYNCED, _REPLACES = 1, 2
 _CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
 
 
@@ -34,10 +34,12 @@ class Metadata(NamedTuple):
     """Of the bytes (see checksums.py)."""
     synced: bool
     """The bytes were on the platter before the object got its name: a power cut cannot have torn it."""
+    replaces: bool = False
+    """It was put so that it would have replaced another one."""
 
     def pack(self) -> bytes:
         """Returns the bytes of the attribute."""
-        flags = _SYNCED if self.synced else 0
+        flags = (_SYNCED if self.synced else 0) | (_REPLACES if self.replaces else 0)
         return _LAYOUT.pack(_VERSION, flags, 0, self.owner, self.boot, self.created_us, self.moment_ns, self.checksum)
 
     @staticmethod
@@ -55,4 +57,4 @@ class Metadata(NamedTuple):
         version, flags, _, owner, boot, created_us, moment_ns, checksum = _LAYOUT.unpack(raw)
         if version != _VERSION or created_us > _CREATED_US_MAX:
             return None
-        return cls(owner, created_us, boot, moment_ns, checksum, bool(flags & _SYNCED))
+        return cls(owner, created_us, boot, moment_ns, checksum, bool(flags & _SYNCED), bool(flags & _REPLACES))

@@ -130,10 +130,10 @@ class Publisher:
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )
         if self._attributes:
-            now_us = time.time_ns() // 1000
-            synced = operation.durable
+            uid, now_us, now_ns = operation.origin.uid, time.time_ns() // 1000, moments.now_ns()
             self._describe(
-                descriptor, Metadata(operation.origin.uid, now_us, self._boot, moments.now_ns(), checksum, synced)
+                descriptor,
+                Metadata(uid, now_us, self._boot, now_ns, checksum, operation.durable, operation.replace),
             )
         os.fchmod(descriptor, OBJECT_MODE)
         if self._flush and not operation.durable:
@@ -194,6 +194,15 @@ class Publisher:
         """Returns whether the object of that name was put after a moment; see moments.py."""
         return moments.is_newer(self.kept(name, place), found, moment_ns, self._boot)
 
+    def _supersedes(self, name: bytes, place: int, found: os.stat_result, moment_ns: int) -> bool:
+        """Returns whether an object stands as if it had replaced one that was put after a moment.
+
+        Not if it was put without `replace`: then there was nothing before it, and to leave it would be to lose a put
+        that was perhaps never carried out.
+        """
+        kept = self.kept(name, place)
+        return moments.is_newer(kept, found, moment_ns, self._boot) and (kept is None or kept.replaces)
+
     def _describe(self, descriptor: int, metadata: Metadata) -> None:
         try:
             os.setxattr(descriptor, ATTRIBUTE, metadata.pack())
@@ -214,7 +223,7 @@ class Publisher:
                 if not is_object(name, found):
                     raise _not_an_object()
                 if operation.replace:
-                    if operation.before_ns and self.is_newer(name, place, found, operation.before_ns):
+                    if operation.before_ns and self._supersedes(name, place, found, operation.before_ns):
                         return b"superseded"
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
