@@ -26,6 +26,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,7 @@ def connect(address: str) -> Client:
     return directory_client(address) if address.startswith("/") else Client(address, timeout=TIMEOUT_S)
 
 
-class Worker:
+class Worker(ABC):
     """A load that goes on until standard input ends."""
 
     def __init__(self, store: Client, name: str, seed: str) -> None:
@@ -77,8 +78,8 @@ class Worker:
         self.calls: Counter[str] = Counter()
         self.first: dict[str, int] = {}
 
-    def step(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def step(self) -> None: ...
 
     def report(self) -> dict[str, Any]:
         return {}

@@ -2,8 +2,8 @@
 
 Owns deadlines, retries and the idle carriers. A call is a function of an `Exchange`; if the daemon goes away in the
 middle, it is made again from its start on a new carrier - all calls of this package can be. Nobody knows then whether
-the first one was carried out. So one that removes or replaces says when it was made first: an object that was put after
-that moment, maybe because the first one was carried out, is left alone, as if it had come after both.
+the first one was carried out. So one that removes or replaces says when it was made first (the option `before`): what
+was put after that moment is left alone where it can have come after both tries.
 """
 
 from __future__ import annotations

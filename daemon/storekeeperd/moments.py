@@ -2,7 +2,7 @@
 
 Owns the choice of the clock: CLOCK_BOOTTIME, which nobody sets, goes on in sleep, and is one for all processes of a
 node, together with the boot it counts from. A call that is made again after the daemon went away says when it began;
-what was put after that moment is not its to replace or remove (see `is_newer`).
+what was put after that moment is not its to remove, nor to replace if it would have replaced (see `is_newer`).
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Get:
 class Put:
     """Publish an object. Word `created`, `replaced`, `same`, or `superseded`.
 
-    `small` as in Evict, of what it may replace. `before_ns`: what was put after that moment is not replaced, the word
-    is then `superseded` (0: no such condition; see moments.py).
+    `small` as in Evict, of what it may replace. `before_ns`: what was put after that moment, with `replace` itself, is
+    not replaced, the word is then `superseded` (0: no such condition; see moments.py).
     """
 
     name: bytes

@@ -1,6 +1,6 @@
 """What the file system said, as an error that a client understands.
 
-Owns the translation. Pure: an OSError in, an error of the closed set out.
+Owns the translation: an OSError in, an error of the closed set out.
 """
 
 from __future__ import annotations
