@@ -637,6 +637,7 @@ class Rig:
             attributes=features.attributes,
             read_nowait=features.read_nowait and setup.nowait,
             ready_markers=setup.markers,
+            sync_together=False,  # not a function of `os`; to a file system it is the same (test_syncs.py)
             boot=setup.boot,
         )
         self.prefixes = [b"", *(name.encode() + b"/" for name in namespaces)]

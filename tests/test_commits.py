@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from conftest import adopt
-from storekeeperd import commits as commits_module
 from storekeeperd import publisher as publisher_module
 from storekeeperd.disk import Disk
 from storekeeperd.ground import WITNESS, Ground
@@ -36,7 +35,7 @@ def disk(store: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     found = (store / os.fsdecode(WITNESS)).stat()
     ground.witness = found.st_dev, found.st_ino
     adopt(ground)
-    disk = Disk(ground, TEMPORARY, unnamed_files=request.param, commit_group_max=4)
+    disk = Disk(ground, TEMPORARY, unnamed_files=request.param, commit_group_max=4, sync_together=False)
     yield disk
     disk.close()
     assert os.listdir(store / TEMPORARY) == []
@@ -120,7 +119,7 @@ def test_who_cannot_be_synced_gets_no_name_and_the_others_do(
         if synced == 2:
             raise OSError(errno.EIO, "injected")
 
-    monkeypatch.setattr(commits_module.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     outcomes = put_all(disk, put(b"a"), put(b"b"), put(b"c"))
     assert words(outcomes) == [b"created", b"disk_failed", b"created"]
     assert sorted(path.name for path in store.iterdir() if path.name[0] != ".") == ["a", "c", "team"]
@@ -129,10 +128,11 @@ def test_who_cannot_be_synced_gets_no_name_and_the_others_do(
 def test_a_directory_that_cannot_be_synced_is_an_error_of_all_who_have_a_new_name_in_it(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(place: int) -> None:
-        raise OSError(errno.EIO, "injected")
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "injected")
 
-    monkeypatch.setattr(commits_module, "sync_directory", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     outcomes = put_all(disk, put(b"a"), put(b"b"))
     assert [(outcome.word, outcome.seen) for outcome in outcomes] == [(b"disk_failed", 5)] * 2
     monkeypatch.undo()

@@ -133,6 +133,7 @@ def test_only_disk_and_home_touch_the_files_of_a_store() -> None:
         "disk",
         "publisher",
         "commits",
+        "syncs",
         "checksums",
         "proofs",
         "home",

@@ -1,8 +1,8 @@
 """Group commit: many durable puts that wait for the platter once.
 
-Owns the order of a group: all files are written, the disk is told of all of them before the first is waited for, each
-is synced, each gets its name, then every directory is synced once. So eight puts cost little more than one: a wait for
-the journal, not eight (measured: writing first and waiting then doubles the rate; threads that sync at once do not).
+Owns the order of a group: all files are written, the disk is told of all of them before the first is waited for, they
+are synced together (see syncs.py), each gets its name, then the directories are synced. So eight puts cost little more
+than one: two waits for the journal, not sixteen.
 
 Every put fails alone up to its name; if a directory cannot be synced, all who have a new name in it hear of that.
 """
@@ -18,9 +18,10 @@ from storekeeper.errors import StorekeeperError
 from storekeeperd import checksums
 from storekeeperd.ground import Stay
 from storekeeperd.operations import Outcome, Put, failed
-from storekeeperd.publisher import Publisher, sync_directory, unsettled, write_all
+from storekeeperd.publisher import Publisher, open_directory, unsettled, write_all
 from storekeeperd.refusals import typed
 from storekeeperd.sights import look_again
+from storekeeperd.syncs import Syncs
 
 
 class Commits:
@@ -29,11 +30,13 @@ class Commits:
     Args:
         publisher: how files are made and named.
         group_max: puts that are made together: each is an open file meanwhile.
+        syncs: how files are synced.
     """
 
-    def __init__(self, publisher: Publisher, group_max: int) -> None:
+    def __init__(self, publisher: Publisher, group_max: int, syncs: Syncs) -> None:
         self._publisher = publisher
         self._group_max = group_max
+        self._syncs = syncs
 
     def put_all(self, puts: list[Put], stay: Stay) -> list[Outcome]:
         """Publishes objects of different names, durably; returns what came of each, in order."""
@@ -44,7 +47,7 @@ class Commits:
 
     def _put_group(self, puts: list[Put], stay: Stay) -> list[Outcome]:
         """Publishes the first of them, as many as there are descriptors for; at least one."""
-        group = _Group(puts, stay, self._publisher)
+        group = _Group(puts, stay, self._publisher, self._syncs)
         try:
             group.write()
             group.sync()
@@ -58,10 +61,11 @@ class Commits:
 class _Group:
     """Puts on their common way; those that failed have an error and go no further."""
 
-    def __init__(self, puts: list[Put], stay: Stay, publisher: Publisher) -> None:
+    def __init__(self, puts: list[Put], stay: Stay, publisher: Publisher, syncs: Syncs) -> None:
         self._puts = puts
         self._stay = stay
         self._publisher = publisher
+        self._syncs = syncs
         self._files: list[int] = []
         self._errors: dict[int, StorekeeperError] = {}
         self._words: dict[int, bytes] = {}
@@ -93,8 +97,10 @@ class _Group:
         for position in self._left():
             with contextlib.suppress(OSError):  # posix_fadvise(2): what is dirty is handed to the disk. Only a hint.
                 os.posix_fadvise(self._files[position], 0, 0, os.POSIX_FADV_DONTNEED)
-        for position in self._left():
-            self._try(position, lambda _, file: os.fsync(file))
+        left = self._left()
+        for position, error in zip(left, self._syncs.sync([self._files[each] for each in left]), strict=True):
+            if error is not None:
+                self._errors[position] = typed(error)
 
     def name(self) -> None:
         """Gives the files their names."""
@@ -107,18 +113,24 @@ class _Group:
 
     def sync_directories(self) -> None:
         """Gets the names onto the platter."""
-        places: dict[int, StorekeeperError | None] = {}
-        for position in self._left():
-            place, _ = self._stay.place(self._puts[position].name)
-            if place not in places:
-                try:
-                    sync_directory(place)
-                    places[place] = None
-                except OSError as error:
-                    places[place] = unsettled(error)
-            failure = places[place]
-            if failure is not None:
-                self._errors[position] = failure
+        left = self._left()
+        places = {position: self._stay.place(self._puts[position].name)[0] for position in left}
+        errors = self._sync_places(sorted(set(places.values())))
+        for position in left:
+            error = errors[places[position]]
+            if error is not None:
+                self._errors[position] = unsettled(error)
+
+    def _sync_places(self, places: list[int]) -> dict[int, OSError | None]:
+        with contextlib.ExitStack() as opened:
+            try:
+                directories = []
+                for place in places:
+                    directories.append(open_directory(place))
+                    opened.callback(os.close, directories[-1])
+            except OSError as error:
+                return dict.fromkeys(places, error)
+            return dict(zip(places, self._syncs.sync(directories), strict=True))
 
     def outcomes(self) -> list[Outcome]:
         """Returns what came of each."""

@@ -44,6 +44,7 @@ from storekeeperd.proofs import Proofs, move_away
 from storekeeperd.publisher import READ_FLAGS, Publisher, read_all, write_all
 from storekeeperd.refusals import GONE, typed
 from storekeeperd.sights import is_object, look, look_again, sights, stat_file
+from storekeeperd.syncs import Syncs
 
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
@@ -65,6 +66,7 @@ class Disk:
         ready_markers: whether FileConnector's markers are kept.
         flush: whether every put is handed to the disk before it counts; for network file systems.
         commit_group_max: durable puts that share their waits for the platter.
+        sync_together: whether these are left to the kernel together, where it offers that.
         boot: which boot of the machine this is.
     """
 
@@ -80,6 +82,7 @@ class Disk:
         ready_markers: bool = False,
         flush: bool = False,
         commit_group_max: int = 32,
+        sync_together: bool = True,
         boot: int | None = None,
     ) -> None:
         self._ground = ground
@@ -92,7 +95,8 @@ class Disk:
             flush=flush,
             boot=boot,
         )
-        self._commits = Commits(self._publisher, commit_group_max)
+        self._syncs = Syncs(commit_group_max, together=sync_together)
+        self._commits = Commits(self._publisher, commit_group_max, self._syncs)
         self._proofs = Proofs(attributes=attributes, boot=boot)
         self._checksums: dict[int, checksums.Running] = {}  # by descriptor of the upload
         self._read_nowait = read_nowait
@@ -117,6 +121,7 @@ class Disk:
     def close(self) -> None:
         """Releases what the disk itself holds; to be called once."""
         self._publisher.close()
+        self._syncs.close()
 
     def perform(self, operation: Operation, stay: Stay, *, wait: bool = True) -> Outcome:
         """Carries out an operation; every failure is an outcome with a typed error.

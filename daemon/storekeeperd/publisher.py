@@ -343,8 +343,13 @@ def _remove(path: bytes, root: int) -> None:
 
 def sync_directory(place: int) -> None:
     """Makes the names of a directory survive a power cut, as they are now."""
-    descriptor = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    descriptor = open_directory(place)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_directory(place: int) -> int:
+    """Returns a descriptor of a directory that can be synced; `place` is one that cannot (O_PATH)."""
+    return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)

@@ -24,6 +24,8 @@ with Client(address, timeout=120) as store:
     sys.stdin.readline()
     for one in data:
         store.put(one, durability="disk")
+    print("done", flush=True)  # what comes after, the end of a process, is no put
+    sys.stdin.readline()
 """
 
 
@@ -53,8 +55,10 @@ def _rate(daemon: Daemon, clients: int) -> float:
         process.stdin.write(b"go\n")
         process.stdin.flush()
     for process in processes:
-        assert process.wait() == 0
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.close()
-        process.stdout.close()
-    return clients * PUTS / (time.perf_counter() - started)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"done\n"
+    took_s = time.perf_counter() - started
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    return clients * PUTS / took_s
