@@ -26,7 +26,7 @@ from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import _MARK, _MARK_BITS, Index
 from storekeeperd.looks import Looks
-from storekeeperd.operations import ABSENT
+from storekeeperd.sight import ABSENT
 from storekeeperd.sweep import Sweep
 
 KEY = b"k"

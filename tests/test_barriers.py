@@ -10,7 +10,7 @@ from storekeeperd.answers import Peer
 from storekeeperd.barriers import Barriers
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.sight import ABSENT, UNSEEN
 
 
 class Bench:

@@ -8,7 +8,7 @@ from storekeeperd import doubts as doubts_module
 from storekeeperd import sweep as sweep_module
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.sight import ABSENT, UNSEEN
 
 
 @pytest.fixture

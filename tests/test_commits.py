@@ -15,7 +15,8 @@ from storekeeperd import publisher as publisher_module
 from storekeeperd.disk import Disk
 from storekeeperd.ground import WITNESS, Ground
 from storekeeperd.home import TEMPORARY
-from storekeeperd.operations import ABSENT, UNSEEN, Budget, Get, Origin, Outcome, Put
+from storekeeperd.operations import Budget, Get, Origin, Outcome, Put
+from storekeeperd.sight import ABSENT, UNSEEN
 
 US = Origin(4321)
 

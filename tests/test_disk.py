@@ -31,8 +31,6 @@ from storekeeperd.ground import WITNESS, Ground
 from storekeeperd.home import FOLDER, TEMPORARY
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import (
-    ABSENT,
-    UNSEEN,
     Begin,
     Budget,
     Close,
@@ -50,6 +48,7 @@ from storekeeperd.operations import (
     Survey,
     Write,
 )
+from storekeeperd.sight import ABSENT, UNSEEN
 
 US = Origin(4321)
 MIB = 1024 * 1024

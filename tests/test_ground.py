@@ -20,8 +20,6 @@ from storekeeperd import home
 from storekeeperd.disk import Disk
 from storekeeperd.ground import WITNESS, Ground
 from storekeeperd.operations import (
-    ABSENT,
-    UNSEEN,
     Begin,
     Budget,
     Commit,
@@ -37,6 +35,7 @@ from storekeeperd.operations import (
     Survey,
     Write,
 )
+from storekeeperd.sight import ABSENT, UNSEEN
 
 US = Origin(4321)
 

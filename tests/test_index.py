@@ -7,7 +7,7 @@ import random
 import pytest
 
 from storekeeperd.index import Index, Totals
-from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.sight import ABSENT, UNSEEN
 
 
 def test_an_empty_index_has_nothing() -> None:

@@ -12,7 +12,7 @@ import pytest
 from model import KEY, Broken, Model, Outside
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT
+from storekeeperd.sight import ABSENT
 
 SMALL = {
     "outside and own changes": Model(Coherence, Outside(toggles=2, changes=1, asks=0)),

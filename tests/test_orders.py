@@ -9,8 +9,6 @@ from storekeeperd import orders as orders_module
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 from storekeeperd.operations import (
-    ABSENT,
-    UNSEEN,
     Close,
     Evict,
     Job,
@@ -23,6 +21,7 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.orders import Orders
+from storekeeperd.sight import ABSENT, UNSEEN
 
 
 class Bench:

@@ -22,10 +22,10 @@ from storekeeperd.entries import Sorted
 from storekeeperd.filesystem import FileSystem
 from storekeeperd.heartbeat import Heartbeat
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN
 from storekeeperd.reconciler import AWAY, RENEWED, REPLACED, Reconciler
 from storekeeperd.scanner import Report
 from storekeeperd.service import Service
+from storekeeperd.sight import ABSENT, UNSEEN
 from storekeeperd.watcher import DEAF, FOLDER_GONE, GONE, MOVED, OVERFLOW, Heard, WatchRefused
 
 LOCAL = FileSystem("ext4", local=True, network=False)

@@ -27,8 +27,9 @@ from storekeeperd.answers import ITEM_BYTES, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
-from storekeeperd.operations import UNSEEN, Evict, Get, Job, Look, Operation, Put, failed
+from storekeeperd.operations import Evict, Get, Job, Look, Operation, Put, failed
 from storekeeperd.service import HIT_AFTER, HIT_BEFORE, Service
+from storekeeperd.sight import UNSEEN
 
 LIMITS = Limits(message_bytes_max=1000, batch_items_max=5, inline_bytes_max=100)
 

@@ -8,7 +8,7 @@ import pytest
 
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.sight import ABSENT, UNSEEN
 from storekeeperd.sizing import Sizing
 
 

@@ -31,6 +31,7 @@ PURE = {
     "storekeeper.framing",
     "storekeeper.zmtp",
     "storekeeperd.operations",
+    "storekeeperd.sight",
     "storekeeperd.index",
     "storekeeperd.coherence",
     "storekeeperd.growth",

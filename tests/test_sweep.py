@@ -6,7 +6,7 @@ import pytest
 
 from storekeeperd import sweep as sweep_module
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT
+from storekeeperd.sight import ABSENT
 from storekeeperd.sweep import Sweep
 
 

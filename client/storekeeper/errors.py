@@ -9,6 +9,8 @@ sentence that tells the user what to do. Absence is not an error: `get` answers 
      +-- VersionMismatch       bad_version
      +-- BadKey                bad_key          the key breaks the key rule
      +-- NamespaceMissing      no_namespace
+     +-- Denied                denied           the caller may not do that with this namespace or object
+     +-- QuotaExceeded         quota            a limit on what is kept: of the store, a namespace or a user
      +-- KeyExists             key_exists       the key holds other bytes; put(..., replace=True) replaces them
      +-- NotAnObject           not_an_object    a directory, link, fifo… holds that name in the store
      +-- TooLarge              too_large        more than fits into one message
@@ -25,6 +27,7 @@ sentence that tells the user what to do. Absence is not an error: `get` answers 
      +-- BatchFailed           batch            some items of a batch failed; .results has each item's result
      +-- DaemonUnreachable     unreachable      nobody serves the address
      +-- TimedOut              timed_out        no answer before the deadline
+     +-- WrongServer           wrong_server     somebody else serves the address than was expected
      +-- ClientClosed          closed
      +-- ProtocolError         protocol         the other end does not speak the protocol
 """
@@ -75,6 +78,21 @@ class NamespaceMissing(StorekeeperError):
     """The daemon does not serve that namespace."""
 
     code = "no_namespace"
+
+
+class Denied(StorekeeperError, PermissionError):
+    """The caller may not do that: the namespace's rules or the object's owner forbid it; the message says which."""
+
+    code = "denied"
+
+
+class QuotaExceeded(StorekeeperError):
+    """A limit on what is kept would be exceeded: the message says whose, what is used and what is allowed. Evict some.
+
+    Reading and evicting go on.
+    """
+
+    code = "quota"
 
 
 class KeyExists(StorekeeperError):
@@ -189,6 +207,12 @@ class TimedOut(StorekeeperError, TimeoutError):
 
     code = "timed_out"
     retry = True
+
+
+class WrongServer(StorekeeperError):
+    """The address's socket belongs to another user than was expected to serve it; nothing was sent there."""
+
+    code = "wrong_server"
 
 
 class ClientClosed(StorekeeperError):

@@ -30,8 +30,8 @@ from storekeeperd.doubts import Doubts
 from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
 from storekeeperd.looks import Looks
-from storekeeperd.operations import ABSENT, UNSEEN
 from storekeeperd.rounds import Rounds
+from storekeeperd.sight import ABSENT, UNSEEN, size_of
 from storekeeperd.sweep import Sweep
 
 
@@ -143,7 +143,7 @@ class Coherence:
         Args:
             name: what was looked at.
             number: which look it was.
-            seen: size in bytes, ABSENT or UNSEEN.
+            seen: as in sight.py, ABSENT or UNSEEN.
             recent: whether the file was written to a moment before.
             idle: nobody asked but a client, who has been answered.
         """
@@ -166,23 +166,23 @@ class Coherence:
         """Takes what one look at many names saw; `recent` are those that were written to a moment before."""
         quiet = not self._sweep.leftovers and self._changing.keys().isdisjoint(names)
         if not quiet or not self._looks.told_alone(names, number):
-            for name, size in zip(names, seen, strict=True):
-                self.looked(name, number, size, recent=name in recent)
+            for name, one in zip(names, seen, strict=True):
+                self.looked(name, number, one, recent=name in recent)
             return
         self._enter_all(dict(zip(names, seen, strict=True)), recent)
 
-    def _enter_all(self, sizes: dict[bytes, int], recent: Collection[bytes]) -> None:
+    def _enter_all(self, sights: dict[bytes, int], recent: Collection[bytes]) -> None:
         """Does as `looked` for many names of which nothing else is to be said: the hot path of a storm of changes."""
         assign, asked = self._index.assign, self.growth.asked
         news, gone = [], []
-        for name, size in sizes.items():
-            if size == UNSEEN:
+        for name, seen in sights.items():
+            if seen == UNSEEN:
                 self._unknown(name)
                 continue
-            known = assign(name, size)
-            if size == ABSENT:
+            known = assign(name, seen)
+            if seen == ABSENT:
                 gone.append(name)
-            elif size != known and (known != UNSIZED or name in recent):
+            elif size_of(seen) != known and (known != UNSIZED or name in recent):
                 news.append(name)
             elif name in asked:
                 self.growth.seen(name, news=False, recent=name in recent)
@@ -190,9 +190,9 @@ class Coherence:
         self.growth.come(news)
         self.growth.go(gone, recent)
         if self.doubts.unanswered or self.doubts.sets:
-            for name, size in sizes.items():
-                if size != UNSEEN:
-                    self._settle(name, size)
+            for name, seen in sights.items():
+                if seen != UNSEEN:
+                    self._settle(name, seen)
         elif self._deletes:
             self._deletes.seen(gone)
 
@@ -375,7 +375,7 @@ class Coherence:
         if seen == ABSENT:
             self.growth.go([name], [name] if recent else ())
         else:
-            news = seen != known and (recent or known != UNSIZED)
+            news = size_of(seen) != known and (recent or known != UNSIZED)
             self.growth.seen(name, news=news, recent=recent)
 
     def _settle(self, name: bytes, seen: int) -> None:

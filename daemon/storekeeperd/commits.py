@@ -20,7 +20,7 @@ from storekeeperd.ground import Stay
 from storekeeperd.operations import Outcome, Put, failed
 from storekeeperd.publisher import Publisher, open_directory, unsettled, write_all
 from storekeeperd.refusals import typed
-from storekeeperd.sights import look_again
+from storekeeperd.sights import Sights
 from storekeeperd.syncs import Syncs
 
 
@@ -31,12 +31,14 @@ class Commits:
         publisher: how files are made and named.
         group_max: puts that are made together: each is an open file meanwhile.
         syncs: how files are synced.
+        sights: how names are looked at.
     """
 
-    def __init__(self, publisher: Publisher, group_max: int, syncs: Syncs) -> None:
+    def __init__(self, publisher: Publisher, group_max: int, syncs: Syncs, sights: Sights) -> None:
         self._publisher = publisher
         self._group_max = group_max
         self._syncs = syncs
+        self._sights = sights
 
     def put_all(self, puts: list[Put], stay: Stay) -> list[Outcome]:
         """Publishes objects of different names, durably; returns what came of each, in order."""
@@ -53,7 +55,7 @@ class Commits:
             group.sync()
             group.name()
             group.sync_directories()
-            return group.outcomes()
+            return group.outcomes(self._sights)
         finally:
             group.discard()
 
@@ -132,9 +134,9 @@ class _Group:
                 return dict.fromkeys(places, error)
             return dict(zip(places, self._syncs.sync(directories), strict=True))
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self, sights: Sights) -> list[Outcome]:
         """Returns what came of each."""
-        return [self._outcome(position) for position in range(len(self._puts))]
+        return [self._outcome(position, sights) for position in range(len(self._puts))]
 
     def discard(self) -> None:
         """Closes the files; what has no name is gone."""
@@ -143,9 +145,9 @@ class _Group:
                 with contextlib.suppress(OSError):  # it was synced, or it failed already
                     self._publisher.discard(file, self._stay)
 
-    def _outcome(self, position: int) -> Outcome:
+    def _outcome(self, position: int, sights: Sights) -> Outcome:
         error = self._errors.get(position)
-        seen = look_again(self._puts[position].name, self._stay)
+        seen = sights.look_again(self._puts[position].name, self._stay)
         return failed(error, seen) if error is not None else Outcome(self._words[position], seen)
 
     def _left(self) -> list[int]:

@@ -16,19 +16,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import CorruptObject, StorekeeperError
-from storekeeperd import checksums, entries, moments
+from storekeeper.errors import BadRequest, CorruptObject, StorekeeperError
+from storekeeperd import checksums, entries, moments, sight
 from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
+from storekeeperd.metadata import Metadata
 from storekeeperd.operations import (
-    ABSENT,
-    UNSEEN,
     Begin,
     Close,
     Commit,
     Evict,
     Get,
     Look,
+    Mark,
     Open,
     Operation,
     Outcome,
@@ -41,9 +41,10 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.proofs import Proofs, move_away
-from storekeeperd.publisher import READ_FLAGS, Publisher, read_all, write_all
+from storekeeperd.publisher import READ_FLAGS, Publisher, check_owner, read_all, write_all
 from storekeeperd.refusals import GONE, typed
-from storekeeperd.sights import is_object, look, look_again, sights, stat_file
+from storekeeperd.sight import ABSENT, UNSEEN
+from storekeeperd.sights import Sights, is_object, stat_file
 from storekeeperd.syncs import Syncs
 
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
@@ -87,6 +88,8 @@ class Disk:
     ) -> None:
         self._ground = ground
         boot = moments.boot() if boot is None else boot
+        self._boot = boot
+        self._sights = Sights(attributes=attributes, boot=boot)
         self._publisher = Publisher(
             private,
             unnamed_files=unnamed_files,
@@ -94,9 +97,11 @@ class Disk:
             ready_markers=ready_markers,
             flush=flush,
             boot=boot,
+            sights=self._sights,
         )
+        self._attributes = attributes
         self._syncs = Syncs(commit_group_max, together=sync_together)
-        self._commits = Commits(self._publisher, commit_group_max, self._syncs)
+        self._commits = Commits(self._publisher, commit_group_max, self._syncs, self._sights)
         self._proofs = Proofs(attributes=attributes, boot=boot)
         self._checksums: dict[int, checksums.Running] = {}  # by descriptor of the upload
         self._read_nowait = read_nowait
@@ -108,6 +113,7 @@ class Disk:
             Get: self._get,
             Put: self._put,
             Evict: self._evict,
+            Mark: self._mark,
             Verify: self._verify,
             Stat: self._stat,
             Begin: self._begin,
@@ -168,14 +174,14 @@ class Disk:
     # -- one method per operation
 
     def _look(self, operation: Look, stay: Stay, _: bool) -> Outcome:
-        (size,), recent, error = sights([operation.name], stay)
+        (seen,), recent, error = self._sights.look_at_all([operation.name], stay)
         if error is not None:
             raise error
-        return Outcome(wire.OK, size, recent=tuple(recent))
+        return Outcome(wire.OK, seen, recent=tuple(recent))
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
-        sizes, recent, _error = sights(operation.names, stay)
-        return Outcome(wire.OK, payload=sizes, recent=recent)
+        seen, recent, _error = self._sights.look_at_all(operation.names, stay)
+        return Outcome(wire.OK, payload=seen, recent=recent)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
         descriptor, size = self._open_object(operation, stay)
@@ -208,30 +214,59 @@ class Disk:
             return Outcome(b"absent", ABSENT)
         place, name = there
         found = stat_file(name, place)
-        evicted = found is not None and is_object(name, found)  # a directory, link or fifo is not ours to remove
-        if evicted and operation.before_ns:
-            assert found is not None
-            evicted = not self._publisher.is_newer(name, place, found, operation.before_ns)
-        if evicted:
+        if found is None:
+            self._publisher.remove_marker(name, place)
+            return Outcome(b"absent", ABSENT)
+        word = b"absent"
+        if is_object(name, found):  # a directory, link or fifo is not ours to remove
+            word = self._may_evict(operation, name, place, found)
+        if word == b"evicted":
             try:
                 self._publisher.unpublish(name, place)
             except FileNotFoundError:
-                evicted = False
-        elif found is None:
-            self._publisher.remove_marker(name, place)
-        return Outcome(b"evicted" if evicted else b"absent", look(name, place))
+                word = b"absent"
+        return Outcome(word, self._sights.look(name, place))
+
+    def _may_evict(self, operation: Evict, name: bytes, place: int, found: os.stat_result) -> bytes:
+        """Returns the word of an eviction, were it carried out; raises `Denied`."""
+        if operation.origin.any_owner and not operation.before_ns and operation.only is None:
+            return b"evicted"
+        kept = self._sights.kept(name, place)
+        if operation.only is not None and self._sights.of(kept, found) != operation.only:
+            return b"kept"
+        check_owner(operation.origin, kept, found)
+        newer = operation.before_ns and moments.is_newer(kept, found, operation.before_ns, self._boot)
+        return b"absent" if newer else b"evicted"
+
+    def _mark(self, operation: Mark, stay: Stay, _: bool) -> Outcome:
+        descriptor, _size = self._open_object(operation, stay)
+        if descriptor < 0:
+            return Outcome(b"absent", ABSENT)
+        try:
+            if not self._attributes:
+                raise BadRequest("the store's file system has no user attributes: nothing can be kept with an object")
+            found = os.fstat(descriptor)
+            kept = self._proofs.kept(descriptor)
+            check_owner(operation.origin, kept, found)
+            if kept is None:
+                created_us = max(0, found.st_mtime_ns // 1000)
+                kept = Metadata(found.st_uid, created_us, self._boot, moments.now_ns(), 0, False, proved=False)
+            self._publisher.mark(descriptor, moments.marked(kept, operation.ttl_us, operation.pinned, self._boot))
+            return Outcome(wire.OK, self._seen(operation, stay))
+        finally:
+            os.close(descriptor)
 
     def _verify(self, operation: Verify, stay: Stay, _: bool) -> Outcome:
-        descriptor, size = self._open_object(operation, stay)
+        descriptor, _size = self._open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
             known = self._proofs.prove_file(descriptor)
-            return Outcome(wire.OK if known else b"unknown", size)
+            return Outcome(wire.OK if known else b"unknown", self._seen(operation, stay))
         except CorruptObject:
             move_away(descriptor, operation.name, stay)
             place, name = stay.place(operation.name)
-            if look(name, place) == ABSENT:
+            if stat_file(name, place) is None:
                 self._publisher.remove_marker(name, place)
             raise
         finally:
@@ -245,10 +280,17 @@ class Disk:
         found = stat_file(name, place)
         if found is None or not is_object(name, found):
             return Outcome(b"absent", ABSENT)
-        kept = self._publisher.kept(name, place)
-        owner, created = (kept.owner, kept.created_us / 1e6) if kept else (found.st_uid, found.st_mtime)
-        told = {"size": found.st_size, "owner": owner, "created": created}
-        return Outcome(wire.OK, found.st_size, json.dumps(told).encode())
+        seen = self._sights.describe(name, place, found)
+        kept = self._sights.kept(name, place)
+        created = kept.created_us / 1e6 if kept else found.st_mtime
+        told: dict[str, Any] = {"size": found.st_size, "owner": sight.owner_of(seen), "created": created}
+        if sight.is_pinned(seen):
+            told["pinned"] = True
+        if expires_ms := sight.expires_of(seen):
+            told["expires_in"] = round((expires_ms - moments.now_ms()) / 1000, 3)
+        if process := sight.process_of(seen):
+            told["process"] = process & sight.PID_MAX
+        return Outcome(wire.OK, seen, json.dumps(told).encode())
 
     def _begin(self, operation: Begin, stay: Stay, _: bool) -> Outcome:
         descriptor = self._publisher.begin(stay.root)
@@ -306,16 +348,18 @@ class Disk:
 
     def _seen(self, operation: Operation, stay: Stay) -> int:
         name = getattr(operation, "name", None)
-        return UNSEEN if name is None else look_again(name, stay)
+        return UNSEEN if name is None else self._sights.look_again(name, stay)
 
-    def _open_object(self, operation: Get | Open | Verify, stay: Stay) -> tuple[int, int]:
+    def _open_object(self, operation: Get | Open | Verify | Mark, stay: Stay) -> tuple[int, int]:
         """Returns descriptor and size of an object; -1 if there is none."""
         there = _place(operation.name, stay)
         if there is None:
             return -1, ABSENT
         place, name = there
-        if not getattr(operation, "known", False) and look(name, place) == ABSENT:
-            return -1, ABSENT
+        if not getattr(operation, "known", False):
+            there_is = stat_file(name, place)
+            if there_is is None or not is_object(name, there_is):
+                return -1, ABSENT
         try:
             descriptor = os.open(name, READ_FLAGS, dir_fd=place)
         except OSError as error:

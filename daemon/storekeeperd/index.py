@@ -1,28 +1,39 @@
-"""What exists: names and sizes in memory.
+"""What exists: names and what is known of each, in memory.
 
 Owns the table and its totals. Does not decide what is true: only coherence.py writes here, after a look or a scan.
 
-Each entry is one integer, `size << 33 | doubt << 32 | mark`: the size in bytes (-1 while nobody has looked), whether
-the size is from before a loss and may be out of date, and the mark of the scan that last confirmed the entry. Entries
-that a scan found but nobody looked at share one integer, so that a million of them cost no more than their names.
+Each entry is one integer, `sight << 33 | doubt << 32 | mark`: what a look saw (see sight.py; -1 while nobody has
+looked), whether that is from before a loss and may be out of date, and the mark of the scan that last confirmed the
+entry. Entries that a scan found but nobody looked at share one integer, so that a million of them cost no more than
+their names.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 
-from storekeeperd.operations import ABSENT
+from storekeeperd.sight import ABSENT, LIFE_AT, SIZE_MAX, owner_of
 
 UNSIZED = -1
 """The size of an object that nobody has looked at yet."""
+NOBODY = -1
+"""The owner of an object that nobody has looked at yet."""
+BLOCK_BYTES = 4096
+"""What bytes are charged in: a file system's blocks."""
 
 _MARK_BITS = 32  # a scan a second for 136 years
 _MARK = (1 << _MARK_BITS) - 1
 _DOUBT = 1 << _MARK_BITS
-_SIZE_SHIFT = _MARK_BITS + 1
+_SEEN_AT = _MARK_BITS + 1
+_LIFE = 1 << (_SEEN_AT + LIFE_AT)
+
+
+def charge_of(size: int) -> int:
+    """Returns the bytes that an object of a size is charged for: it takes whole blocks."""
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 @dataclass(slots=True)
@@ -33,24 +44,20 @@ class Totals:
         objects: how many there are.
         unsized: how many of them have a size that is not known, or in doubt.
         bytes: the sum of the sizes as far as known.
+        charged_bytes: the same in whole blocks.
     """
 
     objects: int = 0
     unsized: int = 0
     bytes: int = 0
+    charged_bytes: int = 0
 
-    def count(self, old: int | None, new: int | None) -> None:
-        """Takes the change of one entry from one value to another, None for no entry."""
-        if old is not None:
-            self.objects -= 1
-            if old < 0:
-                self.unsized -= 1
-            else:
-                self.bytes -= old >> _SIZE_SHIFT
-                self.unsized -= (old & _DOUBT) // _DOUBT
-        if new is not None:
-            self.objects += 1
-            self.bytes += new >> _SIZE_SHIFT
+    def add(self, other: Totals) -> None:
+        """Adds other sums to these."""
+        self.objects += other.objects
+        self.unsized += other.unsized
+        self.bytes += other.bytes
+        self.charged_bytes += other.charged_bytes
 
 
 class Index:
@@ -58,6 +65,8 @@ class Index:
 
     Attributes:
         whole: the sums over all entries.
+        on_life: called with the name and the sight of an object that does not simply live on: it is pinned, expires,
+            or is tied to a process.
     """
 
     def __init__(self) -> None:
@@ -66,7 +75,11 @@ class Index:
         self._doubt = 0  # what this generation adds to the entries that it confirms
         self._only_confirmed = True  # since the mark, of an empty table: then a scan's names are all new
         self.whole = Totals()
-        self._spaces: dict[bytes, Totals] = {}  # of namespaces other than the default one, by prefix
+        self._cells: dict[tuple[bytes, int], Totals] = {}  # by namespace and owner
+        self._sums: dict[tuple[bytes, int], tuple[Totals, ...]] = {}  # all sums that an entry of such a cell is part of
+        self._spaces: dict[bytes, Totals] = {}
+        self._owners: dict[int, Totals] = {}
+        self.on_life: Callable[[bytes, int], None] = lambda _name, _seen: None
         # The test of membership is the hottest call of the daemon: the dict's own method, no call in between.
         self.has = self._entries.__contains__
 
@@ -76,37 +89,89 @@ class Index:
     def size(self, name: bytes) -> int | None:
         """Returns the size in bytes, UNSIZED if it is not known yet, None if there is no such entry."""
         entry = self._entries.get(name)
-        return None if entry is None else entry >> _SIZE_SHIFT
+        if entry is None or entry < 0:
+            return entry if entry is None else UNSIZED
+        return entry >> _SEEN_AT & SIZE_MAX
+
+    def seen(self, name: bytes) -> int | None:
+        """Returns what a look saw, UNSIZED if there was none, None if there is no such entry."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry >> _SEEN_AT
+
+    # -- sums
 
     def totals(self, prefix: bytes) -> Totals:
         """Returns the sums over one namespace: `b""` for the default one, `b"namespace/"` for others."""
-        if prefix:
-            return replace(self._spaces.get(prefix, Totals()))
-        default = replace(self.whole)
-        for space in self._spaces.values():
-            default.objects -= space.objects
-            default.unsized -= space.unsized
-            default.bytes -= space.bytes
-        return default
+        return replace(self._spaces.get(prefix, Totals()))
+
+    def of_owner(self, owner: int) -> Totals:
+        """Returns the sums over what a user owns."""
+        return replace(self._owners.get(owner, Totals()))
+
+    def cell(self, prefix: bytes, owner: int) -> Totals:
+        """Returns the sums over what a user owns in a namespace."""
+        return replace(self._cells.get((prefix, owner), Totals()))
+
+    def cells(self) -> Iterator[tuple[bytes, int, Totals]]:
+        """Yields namespace, owner (NOBODY: not looked at yet) and the sums over what he owns there."""
+        for (prefix, owner), totals in self._cells.items():
+            if totals.objects:
+                yield prefix, owner, totals
+
+    # -- changes
 
     def assign(self, name: bytes, seen: int) -> int | None:
-        """Makes the entry what a look saw, a size in bytes or ABSENT; returns the size before, as `size` does."""
+        """Makes the entry what a look saw; returns the size before, as `size` does."""
         assert seen >= ABSENT, seen
         entries = self._entries
         old = entries.get(name)
         if seen >= 0:
-            new = entries[name] = seen << _SIZE_SHIFT | self._mark
+            new = entries[name] = seen << _SEEN_AT | self._mark
             self._only_confirmed = False
+            if new >= _LIFE:
+                self.on_life(name, seen)
         elif old is None:
             return None
         else:
             del entries[name]
             new = None
+        if old is None:
+            assert new is not None
+            self._count(name, new, 1)
+            return None
         if old != new:
-            self.whole.count(old, new)
-            if b"/" in name:
-                self._space(name).count(old, new)
-        return None if old is None else old >> _SIZE_SHIFT
+            self._recount(name, old, new)
+        return UNSIZED if old < 0 else old >> _SEEN_AT & SIZE_MAX
+
+    def _recount(self, name: bytes, old: int, new: int | None) -> None:
+        """Takes the change of one entry from one value to another, None for no entry."""
+        self._count(name, old, -1)
+        if new is not None:
+            self._count(name, new, 1)
+
+    def _count(self, name: bytes, entry: int, sign: int) -> None:
+        """Adds an entry to the sums it is part of, or takes it out (-1)."""
+        prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
+        if entry < 0:
+            owner, size, charged, unsized = NOBODY, 0, 0, sign
+        else:
+            seen = entry >> _SEEN_AT
+            owner, size = owner_of(seen), (seen & SIZE_MAX) * sign
+            charged, unsized = (
+                -(-(seen & SIZE_MAX) // BLOCK_BYTES) * BLOCK_BYTES * sign,
+                sign * (entry >> _MARK_BITS & 1),
+            )
+        for totals in self._sums.get((prefix, owner)) or self._sums_of(prefix, owner):
+            totals.objects += sign
+            totals.unsized += unsized
+            totals.bytes += size
+            totals.charged_bytes += charged
+
+    def _sums_of(self, prefix: bytes, owner: int) -> tuple[Totals, ...]:
+        cell = self._cells.setdefault((prefix, owner), Totals())
+        space = self._spaces.setdefault(prefix, Totals())
+        sums = self._sums[prefix, owner] = (self.whole, space, self._owners.setdefault(owner, Totals()), cell)
+        return sums
 
     def next_mark(self, *, doubt_sizes: bool = False) -> None:
         """Begins a new generation: entries that are not confirmed from now on are `unmarked`.
@@ -124,10 +189,9 @@ class Index:
         """
         entries = self._entries
         mark = self._mark
-        unknown = UNSIZED << _SIZE_SHIFT | mark
+        unknown = UNSIZED << _SEEN_AT | mark
         before = len(entries)
         doubt = self._doubt
-        doubted = 0
         if self._only_confirmed:  # the first scan, at the speed of C
             deque(map(entries.setdefault, names, repeat(unknown)), maxlen=0)
         elif entries.keys().isdisjoint(names):
@@ -138,16 +202,21 @@ class Index:
                 if entry is None or entry < 0:
                     entries[name] = unknown
                 elif entry & _MARK != mark:
-                    doubted += not entry & _DOUBT
                     entries[name] = entry & ~_MARK | doubt | mark
+                    if doubt and not entry & _DOUBT:
+                        self._doubted(name, entry)
         new = len(entries) - before
-        if not doubt:
-            doubted = 0
-        if new or doubted:
+        if new:
             name = next(iter(names))
-            for totals in (self.whole, self._space(name)) if b"/" in name else (self.whole,):
+            prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
+            for totals in self._sums_of(prefix, NOBODY):
                 totals.objects += new
-                totals.unsized += new + doubted
+                totals.unsized += new
+
+    def _doubted(self, name: bytes, entry: int) -> None:
+        prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
+        for totals in self._sums_of(prefix, owner_of(entry >> _SEEN_AT)):
+            totals.unsized += 1
 
     def unmarked(self, names: Iterable[bytes]) -> list[bytes]:
         """Returns those of the names that are entered but not confirmed by the running scan."""
@@ -162,6 +231,3 @@ class Index:
     def names(self) -> list[bytes]:
         """Returns all names at this moment, in no order. Copies: about 10 ms at a million."""
         return list(self._entries)
-
-    def _space(self, name: bytes) -> Totals:
-        return self._spaces.setdefault(name[: name.index(b"/") + 1], Totals())

@@ -25,7 +25,6 @@ from storekeeperd.config import Limits
 from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.ground import Stay
 from storekeeperd.operations import (
-    UNSEEN,
     Commit,
     Evict,
     Get,
@@ -42,6 +41,7 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.rota import Rota
+from storekeeperd.sight import UNSEEN
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from typing import NamedTuple, Self
 
 ATTRIBUTE = "user.storekeeper"
 
-_LAYOUT = struct.Struct("<BBHIIQQQ")
+_LAYOUT = struct.Struct("<BBHIIQQQQQ")
 _CHECKSUM_AT = 28
-_VERSION = 1
-_SYNCED, _REPLACES = 1, 2
+_VERSION = 2
+_SYNCED, _REPLACES, _PINNED, _UNPROVED = 1, 2, 4, 8
 _CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
+TTL_US_MAX = 1 << 53  # 285 years
 
 
 class Metadata(NamedTuple):
@@ -36,25 +37,48 @@ class Metadata(NamedTuple):
     """The bytes were on the platter before the object got its name: a power cut cannot have torn it."""
     replaces: bool = False
     """It was put so that it would have replaced another one."""
+    ttl_us: int = 0
+    """How long after that moment it expires, in microseconds; 0 for never."""
+    process: int = 0
+    """The process it is tied to, of that boot (see processes.py); 0 for none."""
+    pinned: bool = False
+    """The daemon does not remove it of its own accord."""
+    proved: bool = True
+    """The checksum is one: False for files that no daemon put, but whose owner said something of them."""
 
     def pack(self) -> bytes:
         """Returns the bytes of the attribute."""
-        flags = (_SYNCED if self.synced else 0) | (_REPLACES if self.replaces else 0)
-        return _LAYOUT.pack(_VERSION, flags, 0, self.owner, self.boot, self.created_us, self.moment_ns, self.checksum)
+        flags = (
+            _SYNCED * self.synced | _REPLACES * self.replaces | _PINNED * self.pinned | _UNPROVED * (not self.proved)
+        )
+        moment_ns, checksum = self.moment_ns, self.checksum
+        return _LAYOUT.pack(
+            _VERSION, flags, 0, self.owner, self.boot, self.created_us, moment_ns, checksum, self.ttl_us, self.process
+        )
 
     @staticmethod
     def checksum_in(raw: bytes) -> int | None:
         """Returns the checksum alone, for the hot path of reads; otherwise as `unpack`."""
-        if len(raw) != _LAYOUT.size or raw[0] != _VERSION:
+        if len(raw) != _LAYOUT.size or raw[0] != _VERSION or raw[1] & _UNPROVED:
             return None
-        return int.from_bytes(raw[_CHECKSUM_AT:], "little")
+        return int.from_bytes(raw[_CHECKSUM_AT : _CHECKSUM_AT + 8], "little")
+
+    @staticmethod
+    def may_end(raw: bytes) -> bool:
+        """Returns whether an object may have expired, for the hot path of reads."""
+        return raw[_CHECKSUM_AT + 8 :] != _ENDLESS
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self | None:
         """Returns what the bytes of an attribute say; None if they are not as a daemon writes them."""
         if len(raw) != _LAYOUT.size:
             return None
-        version, flags, _, owner, boot, created_us, moment_ns, checksum = _LAYOUT.unpack(raw)
-        if version != _VERSION or created_us > _CREATED_US_MAX:
+        version, flags, _, owner, boot, created_us, moment_ns, checksum, ttl_us, process = _LAYOUT.unpack(raw)
+        if version != _VERSION or created_us > _CREATED_US_MAX or ttl_us > TTL_US_MAX:
             return None
-        return cls(owner, created_us, boot, moment_ns, checksum, bool(flags & _SYNCED), bool(flags & _REPLACES))
+        synced, replaces = bool(flags & _SYNCED), bool(flags & _REPLACES)
+        pinned, proved = bool(flags & _PINNED), not flags & _UNPROVED
+        return cls(owner, created_us, boot, moment_ns, checksum, synced, replaces, ttl_us, process, pinned, proved)
+
+
+_ENDLESS = bytes(16)

@@ -12,12 +12,33 @@ import os
 import time
 import zlib
 
-from storekeeperd.metadata import Metadata
+from storekeeperd.metadata import TTL_US_MAX, Metadata
 
 
 def now_ns() -> int:
     """Returns nanoseconds since the machine was booted."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def now_ms() -> int:
+    """Returns milliseconds since the machine was booted."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def ends_ms(kept: Metadata, this_boot: int) -> int:
+    """Returns when an object expires, in milliseconds of CLOCK_BOOTTIME; 0 for never.
+
+    Within one boot nobody can move that moment. After another it is told by the calendar, as it is set now; and the
+    process that an object was tied to is no more.
+    """
+    if kept.boot == this_boot:
+        return max(1, (kept.moment_ns // 1000 + kept.ttl_us) // 1000) if kept.ttl_us else 0
+    if kept.process:
+        return 1
+    if not kept.ttl_us:
+        return 0
+    since_boot_us = now_ns() // 1000 - time.time_ns() // 1000
+    return max(1, (kept.created_us + kept.ttl_us + since_boot_us) // 1000)
 
 
 @functools.cache
@@ -43,6 +64,31 @@ def is_newer(kept: Metadata | None, found: os.stat_result, moment_ns: int, this_
         moment_ns: as `now_ns`.
         this_boot: as `boot`.
     """
-    if kept is not None:
+    if kept is not None and kept.proved:
         return kept.boot == this_boot and kept.moment_ns > moment_ns
     return found.st_ctime_ns > time.time_ns() - (now_ns() - moment_ns)
+
+
+def keep(ours: Metadata, kept: Metadata | None, found: os.stat_result) -> Metadata:
+    """Returns what is to be kept with a copy of an object: whose it is, since when and how long stay what they were.
+
+    Args:
+        ours: what is kept with the copy.
+        kept, found: as in `is_newer`, of the object.
+    """
+    if kept is None:
+        return ours._replace(owner=found.st_uid, created_us=max(0, found.st_mtime_ns // 1000), ttl_us=0, process=0)
+    ends = ends_ms(kept, ours.boot)
+    copy = ours._replace(owner=kept.owner, created_us=kept.created_us, process=kept.process, pinned=kept.pinned)
+    return copy._replace(ttl_us=max(1, ends * 1000 - ours.moment_ns // 1000) if ends else 0)
+
+
+def marked(kept: Metadata, ttl_us: int | None, pinned: bool | None, this_boot: int) -> Metadata:
+    """Returns what is to be kept with an object that is marked; arguments as of operations.Mark."""
+    if ttl_us:  # from now on; what is kept counts from when it came
+        passed_us = now_ns() - kept.moment_ns if kept.boot == this_boot else time.time_ns() - kept.created_us * 1000
+        ttl_us = min(TTL_US_MAX, max(1, passed_us // 1000 + ttl_us))
+    return kept._replace(
+        ttl_us=kept.ttl_us if ttl_us is None else ttl_us,
+        pinned=kept.pinned if pinned is None else pinned,
+    )

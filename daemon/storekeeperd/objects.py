@@ -16,7 +16,6 @@ from storekeeperd.answers import Answer, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
 from storekeeperd.operations import (
-    ABSENT,
     Budget,
     Change,
     Evict,
@@ -32,6 +31,7 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.orders import Ticket
+from storekeeperd.sight import ABSENT
 
 if TYPE_CHECKING:
     from storekeeperd.service import Service
@@ -136,8 +136,9 @@ class Objects:
         answer = Answer(peer, request, len(keys))
         names = self._names(answer, prefix, keys)
         before_ns = request.options.get("before", 0)
+        origin = Origin(peer.uid)
         self._change_each(
-            answer, [(position, Evict(name, self._is_small(name), before_ns)) for position, name in names]
+            answer, [(position, Evict(name, self._is_small(name), origin, before_ns)) for position, name in names]
         )
 
     def verify(self, peer: Peer, request: wire.Request) -> None:

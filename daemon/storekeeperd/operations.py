@@ -14,11 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storekeeper.errors import StorekeeperError
-
-ABSENT = -1
-"""What a look saw: no regular file of that name."""
-UNSEEN = -2
-"""What a look saw: nothing can be said (the look failed)."""
+from storekeeperd.sight import UNSEEN
 
 
 @dataclass(slots=True)
@@ -27,7 +23,7 @@ class Outcome:
 
     Attributes:
         word: the result word of the wire, or the code of the error.
-        seen: size of the object in bytes as a look at its name found it, or ABSENT, or UNSEEN.
+        seen: what a look at the name found (see sight.py), of a read its size in bytes, or ABSENT, or UNSEEN.
         payload: bytes for the client.
         number: a descriptor (Begin, Open) or a size in bytes (Open).
         recent: those of the names looked at (Look, Survey) whose file was written to a moment ago, and may be now.
@@ -59,9 +55,31 @@ class Budget:
 
 @dataclass(slots=True, frozen=True)
 class Origin:
-    """Who an object comes from, to be kept with it."""
+    """Who changes something.
+
+    Attributes:
+        uid: whose an object is that comes of it.
+        any_owner: whether he may remove and replace what others own, too.
+    """
 
     uid: int
+    any_owner: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Life:
+    """How long an object lives that is put.
+
+    Attributes:
+        ttl_us: microseconds until it expires; 0 for never.
+        process: the process it is tied to (see processes.py); 0 for none.
+    """
+
+    ttl_us: int = 0
+    process: int = 0
+
+
+ENDLESS = Life()
 
 
 @dataclass(slots=True)
@@ -95,8 +113,9 @@ class Get:
 class Put:
     """Publish an object. Word `created`, `replaced`, `same`, or `superseded`.
 
-    `small` as in Evict, of what it may replace. `before_ns`: what was put after that moment, with `replace` itself, is
-    not replaced, the word is then `superseded` (0: no such condition; see moments.py).
+    What another one owns is not replaced, unless the origin may. `small` as in Evict, of what it may replace.
+    `before_ns`: what was put after that moment, with `replace` itself, is not replaced, the word is then `superseded`
+    (0: no such condition; see moments.py).
     """
 
     name: bytes
@@ -106,6 +125,7 @@ class Put:
     durable: bool
     small: bool = True
     before_ns: int = 0
+    life: Life = ENDLESS
 
     @property
     def size(self) -> int:
@@ -118,12 +138,29 @@ class Evict:
     """Remove an object. Word `evicted` or `absent`.
 
     `small` says that the object is known to be short: removing a long one takes the file system a while. `before_ns`
-    as in Put: what was put after that moment stays, the word is then `absent`.
+    as in Put: what was put after that moment stays, the word is then `absent`. What another one owns is not removed,
+    unless the origin may. With `only` it stays unless it is still what was seen then: the word is `kept`.
     """
 
     name: bytes
     small: bool
+    origin: Origin
     before_ns: int = 0
+    only: int | None = None
+
+
+@dataclass(slots=True)
+class Mark:
+    """Change what is kept with an object, not its bytes. Word `ok` or `absent`; as Evict of whom it is.
+
+    `ttl_us`: it expires so many microseconds from now (0: never; None: as before). `pinned`: whether it is (None: as
+    before).
+    """
+
+    name: bytes
+    origin: Origin
+    ttl_us: int | None = None
+    pinned: bool | None = None
 
 
 @dataclass(slots=True)
@@ -168,6 +205,7 @@ class Commit:
     replace: bool
     durable: bool
     before_ns: int = 0
+    life: Life = ENDLESS
 
 
 @dataclass(slots=True)
@@ -194,10 +232,10 @@ class Close:
     descriptor: int
 
 
-Change = Put | Evict | Commit | Verify
+Change = Put | Evict | Commit | Verify | Mark
 """What changes a name, or may: one at a time of each."""
 
-Operation = Look | Survey | Get | Put | Evict | Verify | Stat | Begin | Write | Commit | Open | Read | Close
+Operation = Look | Survey | Get | Put | Evict | Mark | Verify | Stat | Begin | Write | Commit | Open | Read | Close
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,8 @@ from storekeeperd import faults
 from storekeeperd.answers import Answer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import ABSENT, UNSEEN, Change, Job, Look, Operation, Outcome, Survey
+from storekeeperd.operations import Change, Job, Look, Operation, Outcome, Survey
+from storekeeperd.sight import ABSENT, UNSEEN, size_of
 from storekeeperd.turns import Turns
 
 _SURVEYED_MAX = 1024
@@ -117,10 +118,10 @@ class Orders:
         """Takes what a read found in passing: a question, if the index says otherwise."""
         if seen == UNSEEN:
             return
-        known = self._index.size(name)
-        if seen == ABSENT and known is not None:
+        known, size = self._index.size(name), size_of(seen)
+        if size == ABSENT and known is not None:
             self._coherence.missed(name)
-        elif seen not in (ABSENT, known):
+        elif size not in (ABSENT, known):
             self._coherence.ask(name)
 
     def _survey_ticket(self, names: list[bytes]) -> Ticket:

@@ -54,8 +54,8 @@ class Proofs:
 
     def needs_reading(self, descriptor: int) -> bool:
         """Returns whether `prove_file` should be called before ranges of the object are served."""
-        kept = self._kept(descriptor)
-        if kept is None or kept.synced or kept.boot == self._boot:
+        kept = self.kept(descriptor)
+        if kept is None or not kept.proved or kept.synced or kept.boot == self._boot:
             return False
         return _identity(os.fstat(descriptor)) not in self._proved
 
@@ -65,8 +65,8 @@ class Proofs:
         Returns:
             False if nothing is kept with it that would tell.
         """
-        kept = self._kept(descriptor)
-        if kept is None:
+        kept = self.kept(descriptor)
+        if kept is None or not kept.proved:
             return False
         found = os.fstat(descriptor)
         if checksums.of_file(descriptor, found.st_size) != kept.checksum:
@@ -76,7 +76,8 @@ class Proofs:
             self._proved.popitem(last=False)
         return True
 
-    def _kept(self, descriptor: int) -> Metadata | None:
+    def kept(self, descriptor: int) -> Metadata | None:
+        """Returns what is kept with an object; None if there is nothing, or nothing of ours."""
         if not self._attributes:
             return None
         try:

@@ -21,13 +21,13 @@ import time
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
+from storekeeper.errors import BadKey, Denied, DiskFailed, KeyExists, NotAnObject, StoreUnavailable
 from storekeeperd import moments
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
-from storekeeperd.operations import ABSENT, Commit, Outcome, Put
-from storekeeperd.sights import NO_FILE, is_object, look
+from storekeeperd.operations import Commit, Origin, Outcome, Put
+from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -46,6 +46,7 @@ class Publisher:
         flush: whether bytes are always handed to the disk before their object gets its name: where a full disk or a
             lost server shows only then, as on NFS.
         boot: as `moments.boot`.
+        sights: how names are looked at.
     """
 
     def __init__(
@@ -56,14 +57,16 @@ class Publisher:
         attributes: bool,
         ready_markers: bool,
         flush: bool = False,
-        boot: int | None = None,
+        boot: int,
+        sights: Sights,
     ) -> None:
         self._private = os.fsencode(private) + b"/"
         self._ready_markers = ready_markers
         self._unnamed_files = unnamed_files
         self._attributes = attributes
         self._flush = flush
-        self._boot = moments.boot() if boot is None else boot
+        self._boot = boot
+        self._sights = sights
         self._serial = itertools.count(1)
         self._named: dict[int, bytes] = {}  # descriptor -> private name, where there are no unnamed files
         # Python follows the link /proc/self/fd/N in link() only if it is given a directory descriptor.
@@ -112,7 +115,7 @@ class Publisher:
         try:
             if operation.durable:
                 sync_directory(place)
-            return Outcome(word, look(name, place))
+            return Outcome(word, self._sights.look(name, place))
         except OSError as error:
             raise unsettled(error) from None
 
@@ -131,9 +134,10 @@ class Publisher:
             )
         if self._attributes:
             uid, now_us, now_ns = operation.origin.uid, time.time_ns() // 1000, moments.now_ns()
+            durable, replace, life = operation.durable, operation.replace, operation.life
             self._describe(
                 descriptor,
-                Metadata(uid, now_us, self._boot, now_ns, checksum, operation.durable, operation.replace),
+                Metadata(uid, now_us, self._boot, now_ns, checksum, durable, replace, life.ttl_us, life.process),
             )
         os.fchmod(descriptor, OBJECT_MODE)
         if self._flush and not operation.durable:
@@ -160,7 +164,7 @@ class Publisher:
             self.remove_marker(name, place)
             raise
         except OSError:  # on NFS a call can fail after it was carried out
-            if look(name, place) != ABSENT:
+            if stat_file(name, place) is not None:
                 raise
         self.remove_marker(name, place)
 
@@ -179,29 +183,17 @@ class Publisher:
                     f"the object is gone, its marker is not: {os.strerror(error.errno or 0)}; evict it once more"
                 ) from None
 
-    def kept(self, name: bytes, place: int) -> Metadata | None:
-        """Returns what is kept with the object of that name; None if there is nothing, or nothing of ours."""
-        if not self._attributes:
-            return None
-        try:
-            # A path through /proc/self/fd, because getxattr(2) takes no descriptor of a directory.
-            raw = os.getxattr(b"/proc/self/fd/%d/%s" % (place, name), ATTRIBUTE, follow_symlinks=False)
-        except OSError:
-            return None
-        return Metadata.unpack(raw)
+    def mark(self, descriptor: int, metadata: Metadata) -> None:
+        """Changes what is kept with an object.
 
-    def is_newer(self, name: bytes, place: int, found: os.stat_result, moment_ns: int) -> bool:
-        """Returns whether the object of that name was put after a moment; see moments.py."""
-        return moments.is_newer(self.kept(name, place), found, moment_ns, self._boot)
-
-    def _supersedes(self, name: bytes, place: int, found: os.stat_result, moment_ns: int) -> bool:
-        """Returns whether an object stands as if it had replaced one that was put after a moment.
-
-        Not if it was put without `replace`: then there was nothing before it, and to leave it would be to lose a put
-        that was perhaps never carried out.
+        user.* attributes can be written by whom the file's mode lets write, xattr(7): for a moment it has to. Nobody
+        else can reach it, the store's directory is the daemon's.
         """
-        kept = self.kept(name, place)
-        return moments.is_newer(kept, found, moment_ns, self._boot) and (kept is None or kept.replaces)
+        os.fchmod(descriptor, OBJECT_MODE | stat.S_IWUSR)
+        try:
+            os.setxattr(descriptor, ATTRIBUTE, metadata.pack())
+        finally:
+            os.fchmod(descriptor, OBJECT_MODE)
 
     def _describe(self, descriptor: int, metadata: Metadata) -> None:
         try:
@@ -223,7 +215,7 @@ class Publisher:
                 if not is_object(name, found):
                     raise _not_an_object()
                 if operation.replace:
-                    if operation.before_ns and self._supersedes(name, place, found, operation.before_ns):
+                    if self._is_superseded(operation, name, place, found):
                         return b"superseded"
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
@@ -238,6 +230,22 @@ class Publisher:
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
+    def _is_superseded(self, operation: Put | Commit, name: bytes, place: int, found: os.stat_result) -> bool:
+        """Returns whether the object there is one that came after the call, and must stay; raises `Denied`.
+
+        Not if it was put without `replace`: then there was nothing before it, and to leave it would be to lose a put
+        that was perhaps never carried out.
+        """
+        if operation.origin.any_owner and not operation.before_ns:
+            return False
+        kept = self._sights.kept(name, place)
+        check_owner(operation.origin, kept, found)
+        return (
+            operation.before_ns > 0
+            and moments.is_newer(kept, found, operation.before_ns, self._boot)
+            and (kept is None or kept.replaces)
+        )
+
     def _take_the_place_of_the_same(
         self, descriptor: int, name: bytes, place: int, found: os.stat_result, root: int
     ) -> None:
@@ -248,10 +256,9 @@ class Publisher:
         """
         if self._attributes:
             ours = Metadata.unpack(os.getxattr(descriptor, ATTRIBUTE))
-            kept = self.kept(name, place)
+            kept = self._sights.kept(name, place)
             if ours is not None:
-                owner, created_us = (kept.owner, kept.created_us) if kept else (found.st_uid, found.st_mtime_ns // 1000)
-                self._describe(descriptor, ours._replace(owner=owner, created_us=max(0, created_us)))
+                self.mark(descriptor, moments.keep(ours, kept, found))
                 os.fsync(descriptor)
         self._rename_over(descriptor, name, place, root)
 
@@ -274,6 +281,15 @@ class Publisher:
             _remove(private, root)
             if not _stands_at(descriptor, name, place):
                 raise
+
+
+def check_owner(origin: Origin, kept: Metadata | None, found: os.stat_result) -> None:
+    """Raises `Denied` if somebody may not change an object for being another one's."""
+    owner = kept.owner if kept else found.st_uid
+    if not origin.any_owner and origin.uid != owner:
+        raise Denied(
+            f"the object belongs to uid {owner}: only its owner, a manager of the namespace or root may change it"
+        )
 
 
 def unsettled(error: OSError) -> DiskFailed:

@@ -1,6 +1,7 @@
-"""What stands under a name: seen by stat(2), and nothing else is ever believed.
+"""What stands under a name: seen by stat(2) and in the object's attribute, and nothing else is ever believed.
 
-Owns what counts as an object: a regular file, but no marker of FileConnector.
+Owns what counts as an object: a regular file, but no marker of FileConnector. And whose it is: who put it, if a daemon
+wrote that beside it; else the file's own owner.
 """
 
 from __future__ import annotations
@@ -11,30 +12,108 @@ import stat
 import time
 
 from storekeeper.errors import StorekeeperError, StoreUnavailable
+from storekeeperd import moments, sight
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.growth import RECENT_S
-from storekeeperd.operations import ABSENT, UNSEEN
+from storekeeperd.metadata import ATTRIBUTE, Metadata
+from storekeeperd.sight import ABSENT, UNSEEN
 
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 """What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
 
-
-def look(name: bytes, place: int) -> int:
-    """Returns the size of the object of that name in a directory, ABSENT if there is none; raises `OSError` else."""
-    found = stat_file(name, place)
-    return found.st_size if found is not None and is_object(name, found) else ABSENT
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
-def look_again(name: bytes, stay: Stay) -> int:
-    """Returns what `look` sees of an object's path; UNSEEN if nothing can be said."""
-    try:
-        place, key = stay.place(name)
-        return look(key, place)
-    except FileNotFoundError:  # there is no folder for it
-        return ABSENT
-    except (OSError, ValueError, StorekeeperError):
-        return UNSEEN
+class Sights:
+    """Looks at names. Thread-safe.
+
+    Args:
+        attributes: whether the file system has user attributes.
+        boot: as `moments.boot`.
+    """
+
+    def __init__(self, *, attributes: bool, boot: int) -> None:
+        self._attributes = attributes
+        self._boot = boot
+
+    def look(self, name: bytes, place: int) -> int:
+        """Returns the sight (see sight.py) of the object of that name in a directory; raises `OSError`."""
+        found = stat_file(name, place)
+        return self.describe(name, place, found) if found is not None and is_object(name, found) else ABSENT
+
+    def look_again(self, name: bytes, stay: Stay) -> int:
+        """Returns what `look` sees of an object's path; UNSEEN if nothing can be said."""
+        try:
+            place, key = stay.place(name)
+            return self.look(key, place)
+        except FileNotFoundError:  # there is no folder for it
+            return ABSENT
+        except (OSError, ValueError, StorekeeperError):
+            return UNSEEN
+
+    def look_at_all(
+        self, names: list[bytes], stay: Stay
+    ) -> tuple[list[int], set[bytes], OSError | StoreUnavailable | None]:
+        """Looks at names: the hot path of a storm of changes.
+
+        Returns:
+            What was seen of each; which of them are files that were written to a moment ago; and why of some of them
+            nothing can be said, if so.
+        """
+        root = stay.root
+        recently = time.time() - RECENT_S
+        seen, recent = [], set()
+        why: OSError | StoreUnavailable | None = None
+        for name in names:
+            try:
+                place, key = stay.place(name) if b"/" in name else (root, name)
+                found = os.stat(key, dir_fd=place, follow_symlinks=False)
+                there = is_object(name, found)
+                seen.append(self.describe(key, place, found) if there else ABSENT)
+            except FileNotFoundError:
+                seen.append(ABSENT)
+                continue
+            except (OSError, StoreUnavailable) as error:
+                if isinstance(error, OSError) and error.errno in NO_FILE:
+                    seen.append(ABSENT)
+                else:
+                    seen.append(UNSEEN)
+                    why = error
+                continue
+            # What is no object, but a file, is an empty one that is named like a marker: it may become an object.
+            if found.st_mtime > recently and (there or stat.S_ISREG(found.st_mode)):
+                recent.add(name)
+        return seen, recent, why
+
+    def describe(self, name: bytes, place: int, found: os.stat_result) -> int:
+        """Returns the sight of an object, of which stat(2) says what was `found`."""
+        kept = self.kept(name, place) if self._attributes and not found.st_mode & _WRITABLE else None
+        return self.of(kept, found)
+
+    def of(self, kept: Metadata | None, found: os.stat_result) -> int:
+        """Returns the sight of an object, by what is kept with it and what stat(2) says."""
+        if kept is None:
+            return sight.of(found.st_size, found.st_uid, int(found.st_mtime))
+        created_s = kept.created_us // 1_000_000
+        if not (kept.ttl_us or kept.process or kept.pinned):
+            return sight.of(found.st_size, kept.owner, created_s)
+        expires_ms = moments.ends_ms(kept, self._boot)
+        process = kept.process if kept.boot == self._boot else 0
+        return sight.of(
+            found.st_size, kept.owner, created_s, pinned=kept.pinned, expires_ms=expires_ms, process=process
+        )
+
+    def kept(self, name: bytes, place: int) -> Metadata | None:
+        """Returns what is kept with the object of that name; None if there is nothing, or nothing of ours."""
+        if not self._attributes:
+            return None
+        try:
+            # A path through /proc/self/fd, because getxattr(2) takes no descriptor of a directory.
+            raw = os.getxattr(b"/proc/self/fd/%d/%s" % (place, name), ATTRIBUTE, follow_symlinks=False)
+        except OSError:
+            return None
+        return Metadata.unpack(raw)
 
 
 def stat_file(name: bytes, place: int) -> os.stat_result | None:
@@ -50,36 +129,3 @@ def stat_file(name: bytes, place: int) -> os.stat_result | None:
 def is_object(name: bytes, found: os.stat_result) -> bool:
     """Returns whether what was found under a name is an object: a regular file, but no marker of FileConnector."""
     return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or not name.endswith(MARKER))
-
-
-def sights(names: list[bytes], stay: Stay) -> tuple[list[int], set[bytes], OSError | StoreUnavailable | None]:
-    """Looks at names: the hot path of a storm of changes.
-
-    Returns:
-        What was seen of each; which of them are files that were written to a moment ago; and why of some of them
-        nothing can be said, if so.
-    """
-    root = stay.root
-    recently = time.time() - RECENT_S
-    sizes, recent = [], set()
-    why: OSError | StoreUnavailable | None = None
-    for name in names:
-        try:
-            place, key = stay.place(name) if b"/" in name else (root, name)
-            found = os.stat(key, dir_fd=place, follow_symlinks=False)
-        except FileNotFoundError:
-            sizes.append(ABSENT)
-            continue
-        except (OSError, StoreUnavailable) as error:
-            if isinstance(error, OSError) and error.errno in NO_FILE:
-                sizes.append(ABSENT)
-            else:
-                sizes.append(UNSEEN)
-                why = error
-            continue
-        there = is_object(name, found)
-        sizes.append(found.st_size if there else ABSENT)
-        # What is no object, but a file, is an empty one that is named like a marker: it may become an object.
-        if found.st_mtime > recently and (there or stat.S_ISREG(found.st_mode)):
-            recent.add(name)
-    return sizes, recent, why
