@@ -45,18 +45,51 @@ RANGE_BYTES = 1024 * 1024
 DURABILITIES = ("os", "disk")
 MOMENT_NS_MAX = (1 << 63) - 1
 
+TTL_S_MAX = 1_000_000_000
+"""Seconds that an object may be told to live: 31 years."""
+PROCESS = "process"
+"""The lifetime of what ends with the process that put it."""
+SORTS = ("name", "size", "created")
+USAGES = ("user", "namespace")
+
 _NAMESPACE: dict[str, type] = {"namespace": str}
+_PUT: dict[str, type] = {
+    **_NAMESPACE,
+    "replace": bool,
+    "durability": str,
+    "before": int,
+    "ttl": float,
+    "lifetime": str,
+}
 OPTIONS: dict[bytes, dict[str, type]] = {
     b"exists": {**_NAMESPACE, "fresh": bool},
     b"get": _NAMESPACE,
-    b"put": {**_NAMESPACE, "replace": bool, "durability": str, "before": int},
+    b"put": _PUT,
     b"evict": {**_NAMESPACE, "before": int},
     b"stat": _NAMESPACE,
     b"verify": _NAMESPACE,
-    b"list": {**_NAMESPACE, "prefix": str, "fresh": bool},
-    b"usage": {**_NAMESPACE, "fresh": bool},
+    b"touch": {**_NAMESPACE, "ttl": float},
+    b"pin": _NAMESPACE,
+    b"unpin": _NAMESPACE,
+    b"list": {
+        **_NAMESPACE,
+        "prefix": str,
+        "fresh": bool,
+        "long": bool,
+        "owner": int,
+        "older_than": float,
+        "larger_than": int,
+        "sort": str,
+        "reverse": bool,
+        "after": str,
+        "limit": int,
+    },
+    b"usage": {**_NAMESPACE, "fresh": bool, "by": str},
     b"status": {},
-    b"upload": {**_NAMESPACE, "replace": bool, "durability": str, "before": int},
+    b"namespaces": {},
+    b"create": {"settings": dict},
+    b"drop": {},
+    b"upload": {**_PUT, "size": int},
     b"write": {},
     b"commit": {},
     b"abort": {},
@@ -73,9 +106,15 @@ ARGUMENTS: dict[bytes, str] = {
     b"evict": "key…",
     b"stat": "key…",
     b"verify": "key…",
+    b"touch": "key…",
+    b"pin": "key…",
+    b"unpin": "key…",
     b"list": "nothing, or a handle",
     b"usage": "nothing",
     b"status": "nothing",
+    b"namespaces": "nothing",
+    b"create": "name",
+    b"drop": "name",
     b"upload": "key",
     b"write": "handle offset bytes",
     b"commit": "handle size",
@@ -183,13 +222,30 @@ def parse_options(verb: bytes, raw: Frame) -> Mapping[str, Any]:
         if kind is None:
             takes = ", ".join(known) or "none"
             raise BadRequest(f"{verb.decode()} has no option {name[:40]!r}; it takes {takes}")
-        if type(value) is not kind:
+        if type(value) is not kind and not (kind is float and type(value) is int):
             raise BadRequest(f"option {name} must be of type {kind.__name__}")
+    if len(options) > ("namespace" in options):
+        _check_values(options)
+    return options
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
+    """Raises `BadRequest` for values that are of the right type, but not allowed."""
     if not 0 <= options.get("before", 0) <= MOMENT_NS_MAX:
         raise BadRequest(f"option before is a moment of CLOCK_BOOTTIME in nanoseconds, at most {MOMENT_NS_MAX}")
     if options.get("durability", "os") not in DURABILITIES:
         raise BadRequest(f"option durability must be one of {', '.join(DURABILITIES)}")
-    return options
+    if not 0 <= options.get("ttl", 0) <= TTL_S_MAX:  # nor NaN
+        raise BadRequest(f"option ttl is a number of seconds, at most {TTL_S_MAX}; 0 for no end")
+    if options.get("lifetime", PROCESS) != PROCESS:
+        raise BadRequest(f"option lifetime must be {PROCESS!r}, or be left out")
+    if options.get("sort", "name") not in SORTS:
+        raise BadRequest(f"option sort must be one of {', '.join(SORTS)}")
+    if options.get("by", "user") not in USAGES:
+        raise BadRequest(f"option by must be one of {', '.join(USAGES)}")
+    for name in ("size", "owner", "older_than", "larger_than", "limit"):
+        if not 0 <= options.get(name, 0) <= MOMENT_NS_MAX:
+            raise BadRequest(f"option {name} must not be negative, nor more than {MOMENT_NS_MAX}")
 
 
 def decode_request(frames: Sequence[Frame]) -> Request:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import BadRequest
+from storekeeperd.access import READ
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
-from storekeeperd.index import Index
+from storekeeperd.index import NOBODY, Index, Totals
 
 if TYPE_CHECKING:
     from storekeeperd.service import Service
@@ -36,15 +37,45 @@ class Accounts:
         self._more = more
 
     def usage(self, peer: Peer, request: wire.Request) -> None:
-        """Answers with the sums over a namespace, once they may be believed."""
+        """Answers with the sums over a namespace, or over parts of all that the caller may read, once they are true."""
         self._refuse_arguments(request)
-        space = self._service.prefix(request.options)  # refuses an unknown namespace before anything waits
+        space = self._service.enter(peer, request.options, READ)  # refuses before anything waits
         self._service.barriers.hold(peer, request, self._tell_usage, space=space, sizes=True)
 
     def _tell_usage(self, peer: Peer, request: wire.Request) -> None:
-        totals = self._index.totals(self._service.prefix(request.options))
-        details = {"objects": totals.objects, "bytes": totals.bytes, "objects_not_sized": totals.unsized}
-        self._service.reply(peer, request, wire.OK, (), details)
+        options, service = request.options, self._service
+        space = service.enter(peer, options, READ)
+        details: dict[str, Any] = {**_told(self._index.totals(space)), **self._told_bounds(peer, space)}
+        by = options.get("by")
+        if by == "user":
+            readable = [space] if "namespace" in options else self._readable(peer)
+            details["users"] = self._by_user(readable)
+        elif by == "namespace":
+            names = {prefix: name for name, prefix in service.prefixes.items()}
+            details["namespaces"] = {
+                names[prefix]: {**_told(self._index.totals(prefix)), **self._told_bounds(peer, prefix)}
+                for prefix in self._readable(peer)
+            }
+        service.reply(peer, request, wire.OK, (), details)
+
+    def _readable(self, peer: Peer) -> list[bytes]:
+        rights = self._service.access.rights
+        return [prefix for prefix in self._service.prefixes.values() if rights(peer, prefix) & READ]
+
+    def _by_user(self, prefixes: list[bytes]) -> dict[str, dict[str, int]]:
+        """Returns the sums over what each user owns in some namespaces; of nobody: what was not looked at yet."""
+        users: dict[int, Totals] = {}
+        for prefix, owner, totals in self._index.cells():
+            if prefix in prefixes:
+                users.setdefault(owner, Totals()).add(totals)
+        return {str(owner) if owner != NOBODY else "unknown": _told(totals) for owner, totals in users.items()}
+
+    def _told_bounds(self, peer: Peer, prefix: bytes) -> dict[str, Any]:
+        """Returns the bounds that hold for the caller in a namespace, and what he has used of them."""
+        service, told = self._service, {}
+        for bound, (most, used) in service.ledger.bounds_of(prefix, peer.uid).items():
+            told[bound] = {"bound": most, "used": used}
+        return {"bounds": told} if told else {}
 
     def status(self, peer: Peer, request: wire.Request) -> None:
         """Answers with everything the daemon says of itself, at once."""
@@ -60,7 +91,9 @@ class Accounts:
             "scans": coherence.scans,
             "losses": dict(coherence.losses),
             "names_in_doubt": coherence.in_doubt,
-            "namespaces": list(self._service.prefixes),
+            "namespaces": [name for name, prefix in self._service.prefixes.items() if prefix in self._readable(peer)],
+            "evictions": dict(self._service.evictions.counts),
+            "reserved_bytes": self._service.ledger.reserved().charged_bytes,
             "jobs": self._service.orders.unfinished,
             "limits": {
                 "message_bytes_max": limits.message_bytes_max,
@@ -74,3 +107,12 @@ class Accounts:
     def _refuse_arguments(request: wire.Request) -> None:
         if request.arguments:
             raise BadRequest(f"{request.verb.decode()} takes as arguments: {wire.ARGUMENTS[request.verb]}")
+
+
+def _told(totals: Totals) -> dict[str, int]:
+    return {
+        "objects": totals.objects,
+        "bytes": totals.bytes,
+        "charged_bytes": totals.charged_bytes,
+        "objects_not_sized": totals.unsized,
+    }

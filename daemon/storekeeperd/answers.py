@@ -19,7 +19,7 @@ class Peer:
     """One connection.
 
     Attributes:
-        uid, gid, pid: who connected, from the kernel.
+        uid, gid, pid, groups: who connected, from the kernel; `groups` are the supplementary ones.
         user: what all connections of that uid hold.
         owed_requests: requests taken and not answered yet.
         owed_bytes: payload bytes that these requests brought or will be answered with, at most; and a KiB for
@@ -29,6 +29,9 @@ class Peer:
         gone: the connection is closed; answers are of no use any more.
         carrier: the listener's own; the service does not look at it.
         begun: the answer that was begun last.
+        rights, rights_version: what it may do in each namespace; see access.py.
+        reads_default: the version of the rules by which it may read in the default namespace.
+        process: which process it is, if that was asked (see processes.py); 0 if not.
     """
 
     uid: int
@@ -42,6 +45,11 @@ class Peer:
     gone: bool = False
     carrier: Any = None
     begun: Answer | None = None
+    groups: frozenset[int] = frozenset()
+    rights: dict[bytes, int] = field(default_factory=dict)
+    rights_version: int = -1
+    reads_default: int = -1
+    process: int = 0
 
 
 ITEM_BYTES = 1024

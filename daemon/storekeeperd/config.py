@@ -6,12 +6,14 @@ Pure but for `load`, which reads one TOML file. Units stand in the names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from storekeeper import wire
+from storekeeperd import namespaces
+from storekeeperd.namespaces import BadSetting, Namespace, Quota
 
 
 class ConfigError(ValueError):
@@ -46,6 +48,9 @@ class Limits:
         commit_group_max: durable puts that share one; each is an open file meanwhile.
         pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names. One
             more commits groups of durable puts.
+        lease_s: how long an object is not evicted to make room after it was read, or said to be there.
+        processes_max: processes at once whose end is waited for, because objects are tied to them.
+        namespaces_max: namespaces of the store.
         stop_timeout_s: how long stopping waits for what is under way.
         rescan_delay_s: the least time from the end of one scan to the start of the next.
         audit_interval_s: how often the store is scanned though the watch hears of everything.
@@ -74,10 +79,36 @@ class Limits:
     commit_delay_ms_max: float = 2.0
     commit_group_max: int = 32
     pool_threads: int = 6
+    lease_s: float = 2.0
+    processes_max: int = 1024
+    namespaces_max: int = 256
     stop_timeout_s: float = 5.0
     rescan_delay_s: float = 0.1
     audit_interval_s: float = 600.0
     scan_interval_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreQuota:
+    """How much the store may hold; 0: no bound. See ledger.Bounds.
+
+    Attributes:
+        bytes_max, objects_max: of all objects: bytes in whole blocks, with what is being written, and what is removed
+            but still being read.
+        user_bytes_max, user_objects_max: the same of each user's objects.
+        object_bytes_max: bytes of one object.
+        keep_free_bytes, keep_free_inodes: what the file system must have free after a put.
+        users: bounds of some users instead of user_bytes_max and user_objects_max, by name or number.
+    """
+
+    bytes_max: int = 0
+    objects_max: int = 0
+    user_bytes_max: int = 0
+    user_objects_max: int = 0
+    object_bytes_max: int = 0
+    keep_free_bytes: int = 0
+    keep_free_inodes: int = 0
+    users: Mapping[str, Quota] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +124,9 @@ class Config:
         watch: how changes are noticed: "auto" by the file system; "inotify": the watch hears of everything; "scan":
             no watch, only scans by the clock.
         ready_markers: keep the marker files of ProxyStore's FileConnector, so that unmodified ones read on.
+        creators: users and groups that may make namespaces, beside root and whom the daemon runs as.
+        quota: how much the store may hold.
+        spaces: what some namespaces are told, by name; see namespaces.Namespace.
         limits: see `Limits`.
     """
 
@@ -103,12 +137,16 @@ class Config:
     idle_exit_s: float = 0.0
     watch: str = "auto"
     ready_markers: bool = False
+    creators: tuple[str, ...] = ()
+    quota: StoreQuota = field(default_factory=StoreQuota)
+    spaces: Mapping[str, Namespace] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
 
 WATCHES = ("auto", "inotify", "scan")
 
 _LIMIT_MAX = 1 << 40
+_AMOUNT_MAX = 1 << 60
 _THREADS_MAX = 256
 _DESCRIPTORS_KEPT = 44
 """Files that are nobody's connection nor handle: those at work, the loop's, the watcher's."""
@@ -121,6 +159,9 @@ _FILE_KEYS: dict[str, type] = {
     "idle_exit_s": float,
     "watch": str,
     "ready_markers": bool,
+    "creators": list,
+    "quota": dict,
+    "namespace": dict,
     "limits": dict,
 }
 
@@ -180,6 +221,16 @@ def load(path: Path) -> dict[str, Any]:
         settings["socket_mode"] = parse_mode(settings["socket_mode"])
     if "namespaces" in settings:
         settings["namespaces"] = check_namespaces(settings["namespaces"])
+    if "creators" in settings:
+        if not all(isinstance(who, str) for who in settings["creators"]):
+            raise ConfigError('creators must be a list of users, "@group"s or "*"')
+        settings["creators"] = tuple(settings["creators"])
+    if "quota" in settings:
+        settings["quota"] = store_quota(settings["quota"])
+    if "namespace" in settings:
+        settings["spaces"] = _spaces(settings.pop("namespace"))
+        named = [name for name in settings["spaces"] if name != namespaces.DEFAULT]
+        settings["namespaces"] = check_namespaces([*settings.get("namespaces", ()), *named])
     if settings.get("watch", "auto") not in WATCHES:
         raise ConfigError(f"watch must be one of {', '.join(WATCHES)}")
     if not 0 <= settings.get("idle_exit_s", 0) <= _LIMIT_MAX:
@@ -200,6 +251,37 @@ def limits(settings: dict[str, Any]) -> Limits:
     sizes = [wire.RANGE_BYTES, made.message_bytes_max, made.peer_bytes_max, made.user_bytes_max]
     if sizes != sorted(sizes):
         raise ConfigError(f"limits: {sizes[0]} ≤ message_bytes_max ≤ peer_bytes_max ≤ user_bytes_max must hold")
+    return made
+
+
+def store_quota(settings: dict[str, Any]) -> StoreQuota:
+    """Returns a quota with some bounds set; raises `ConfigError` for an unknown name, type or size."""
+    hints: dict[str, type] = {name: dict if name == "users" else int for name in get_type_hints(StoreQuota)}
+    _check(settings, hints, "quota.")
+    users: dict[str, Quota] = {}
+    for user, bounds in settings.get("users", {}).items():
+        where = f"quota.users.{user}"
+        if not isinstance(bounds, dict):
+            raise ConfigError(f"{where} must be a table of bytes_max and objects_max")
+        _check(bounds, {"bytes_max": int, "objects_max": int}, f"{where}.")
+        users[user] = Quota(**bounds)
+    made = StoreQuota(**{**settings, "users": users})
+    amounts = [getattr(made, name) for name in hints if name != "users"]
+    amounts += [amount for quota in users.values() for amount in (quota.bytes_max, quota.objects_max)]
+    if not all(0 <= amount <= _AMOUNT_MAX for amount in amounts):
+        raise ConfigError(f"bounds of quota must lie between 0 and {_AMOUNT_MAX}")
+    return made
+
+
+def _spaces(settings: dict[str, Any]) -> dict[str, Namespace]:
+    made = {}
+    for name, told in settings.items():
+        if not isinstance(told, dict):
+            raise ConfigError(f"namespace.{name} must be a table")
+        try:
+            made[name] = namespaces.parse(told, f"namespace.{name}.")
+        except BadSetting as error:
+            raise ConfigError(str(error)) from None
     return made
 
 

@@ -224,7 +224,7 @@ class Connection:
         for _ in range(_MESSAGES_PER_LOOK):
             exists = next_after(_EXISTS) if self.refusal is None and self._parked is None else None
             if exists is not None:
-                if is_hit(*exists):
+                if is_hit(peer, *exists):
                     data = _encode_hit(exists[0])
                     out.append(data)
                     hits += 1

@@ -36,6 +36,7 @@ from storekeeperd.operations import (
     Read,
     Stat,
     Survey,
+    Task,
     Verify,
     Write,
     failed,
@@ -47,6 +48,7 @@ from storekeeperd.sight import ABSENT, UNSEEN
 from storekeeperd.sights import Sights, is_object, stat_file
 from storekeeperd.syncs import Syncs
 
+_ENDLESS = 1 << 62
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
@@ -122,6 +124,7 @@ class Disk:
             Open: self._open,
             Read: self._read,
             Close: self._close,
+            Task: self._task,
         }
 
     def close(self) -> None:
@@ -150,6 +153,11 @@ class Disk:
     def put_together(self, puts: list[Put], stay: Stay) -> list[Outcome]:
         """Carries out durable puts of different names as a group commit; waits for the disk. See commits.py."""
         return self._commits.put_all(puts, stay)
+
+    def free(self) -> tuple[int, int]:
+        """Returns bytes and inodes that the file system has free for whom the daemon runs as."""
+        found = os.statvfs(self._ground.path)
+        return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else _ENDLESS
 
     def scan(self, directory: bytes) -> Iterator[bytes]:
         """Reads a directory of objects: `b""` for the default namespace, `b"namespace/"` for others.
@@ -194,7 +202,8 @@ class Disk:
             if size > budget.bytes_left:
                 return Outcome(b"later", size)
             payload = self._range(descriptor, 0, size, wait)
-            self._proofs.prove_payload(descriptor, payload)
+            if not self._proofs.prove_payload(descriptor, payload):
+                return Outcome(b"absent", size)
             budget.bytes_left -= size
             return Outcome(wire.OK, size, payload)
         finally:
@@ -232,7 +241,7 @@ class Disk:
         if operation.origin.any_owner and not operation.before_ns and operation.only is None:
             return b"evicted"
         kept = self._sights.kept(name, place)
-        if operation.only is not None and self._sights.of(kept, found) != operation.only:
+        if operation.only is not None and not sight.is_same(self._sights.of(kept, found), operation.only):
             return b"kept"
         check_owner(operation.origin, kept, found)
         newer = operation.before_ns and moments.is_newer(kept, found, operation.before_ns, self._boot)
@@ -314,6 +323,10 @@ class Disk:
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
+            kept = self._proofs.kept(descriptor)
+            if self._proofs.is_over(kept):
+                os.close(descriptor)
+                return Outcome(b"absent", size)
             if self._proofs.needs_reading(descriptor):
                 if not wait:
                     raise WouldWait
@@ -321,7 +334,7 @@ class Disk:
         except BaseException:
             os.close(descriptor)
             raise
-        return Outcome(wire.OK, size, number=descriptor)
+        return Outcome(wire.OK, self._sights.of(kept, os.fstat(descriptor)), number=descriptor)
 
     def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))
@@ -331,6 +344,12 @@ class Disk:
         if not wait and self._may_be_long(operation.descriptor):
             raise WouldWait
         self._forget(operation.descriptor, stay)
+        return Outcome(wire.OK)
+
+    def _task(self, operation: Task, _: Stay, wait: bool) -> Outcome:
+        if not wait:
+            raise WouldWait
+        operation.run()
         return Outcome(wire.OK)
 
     def _may_be_long(self, descriptor: int) -> bool:

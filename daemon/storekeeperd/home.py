@@ -5,6 +5,8 @@ Owns these files and no others:
     lock      held with flock(2) for the life of a daemon; its text names the holder
     store     JSON: the store's UUID and the format version; tells this store from another directory at its path
     address   where the daemon of this store listens, for those who know only the directory
+    namespaces  JSON: namespaces that users have made, and what they are told
+    lifetimes  there if objects of the store may expire or end with a process
     tmp/      private names of files that are not published yet; emptied at start
 
 (And knows nothing of `quarantine/`, which is proofs.py's, and `scrub`, which is scrub.py's.)
@@ -21,7 +23,9 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from storekeeper import wire
 from storekeeper.errors import StoreUnavailable
 from storekeeperd.features import probe
 from storekeeperd.ground import Ground
@@ -38,6 +42,7 @@ EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM
 
 _CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SMALL_BYTES = 4096
+_MADE_BYTES_MAX = 4 * 1024 * 1024
 _NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
@@ -59,6 +64,8 @@ class Home:
     Attributes:
         ground: the way into the store's directory, for all who work in it.
         beats: how often the marker was opened: as often the watcher hears of it.
+        made: settings of the namespaces that users have made, by name; as read from the disk, for others to check.
+        keeps_lives: whether objects of the store may have lifetimes.
 
     Raises:
         StartError: the store is no directory, cannot be written, is full, or another daemon has it.
@@ -70,6 +77,7 @@ class Home:
         self.private = self.folder / "tmp"
         self.ground = Ground(store)
         self._namespaces = namespaces
+        self.made: dict[str, Any] = {}
         self.beats = 0
         self._lock = -1
         self._address = ""
@@ -93,6 +101,9 @@ class Home:
         root = self.ground.find()
         try:
             self.ground.adopt(root)
+            self.made = self._read_made()
+            self._namespaces = tuple(dict.fromkeys((*self._namespaces, *self.made)))
+            self.keeps_lives = (self.folder / "lifetimes").exists()
             self._furnish(root)
             self._check_folders(root)
             self._clear(root)
@@ -202,6 +213,60 @@ class Home:
         """Records where the daemon listens."""
         self._address = address
         self._write_file("address", address + "\n")
+
+    # -- what users make
+
+    def _read_made(self) -> dict[str, Any]:
+        path = self.folder / "namespaces"
+        try:
+            made = json.loads(_read(path, bytes_max=_MADE_BYTES_MAX))
+            if not isinstance(made, dict):
+                raise ValueError
+            for name in made:
+                if not isinstance(name, str) or not wire.is_key(name.encode("utf-8", "surrogateescape")):
+                    raise ValueError
+            return made
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            raise StartError(f"{path} is damaged: put it right or remove it, then start again", EX_DATAERR) from None
+
+    def found(self, name: str, settings: dict[str, Any] | None) -> None:
+        """Makes the folder of a namespace and keeps its settings; removes both if there are none. Waits for the disk.
+
+        The folder is made first and removed first: a namespace that is kept is one whose folder is made at every start.
+
+        Raises:
+            OSError: nothing was changed, but that a new folder may be there.
+            StoreUnavailable: the store is away.
+        """
+        root = self.ground.enter()
+        try:
+            if settings is None:
+                os.rmdir(name, dir_fd=root)
+            else:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=root)
+                found = os.stat(name, dir_fd=root, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode) or found.st_dev != os.fstat(root).st_dev:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+            with contextlib.suppress(PermissionError), _opened(".", root) as store:
+                os.fsync(store)
+        finally:
+            os.close(root)
+        made = {other: told for other, told in self.made.items() if other != name}
+        if settings is not None:
+            made[name] = settings
+        self._write_file("namespaces", json.dumps(made, indent=1) + "\n")
+        self.made = made
+        others = tuple(other for other in self._namespaces if other != name)
+        self._namespaces = others if settings is None else (*others, name)
+
+    def keep_lives(self) -> None:
+        """Notes that objects of the store may have lifetimes, for every later start."""
+        if not self.keeps_lives:
+            self._write_file("lifetimes", "Objects of this store may expire, or end with a process.\n")
+            self.keeps_lives = True
 
     # -- while it runs
 
@@ -363,11 +428,11 @@ def _write_whole(file: int, text: str) -> None:
         left = left[os.write(file, left) :]
 
 
-def _read(path: Path | str, root: int | None = None) -> bytes:
+def _read(path: Path | str, root: int | None = None, *, bytes_max: int = _SMALL_BYTES) -> bytes:
     """Returns a small file of ours: not through a link, not from a fifo, not more of it than there should be."""
     file = os.open(path, os.O_RDONLY | _CAREFUL, dir_fd=root)
     try:
-        return os.read(file, _SMALL_BYTES)
+        return os.read(file, bytes_max)
     finally:
         os.close(file)
 

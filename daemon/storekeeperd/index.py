@@ -67,6 +67,7 @@ class Index:
         whole: the sums over all entries.
         on_life: called with the name and the sight of an object that does not simply live on: it is pinned, expires,
             or is tied to a process.
+        followed: namespaces of which new objects are told to `on_come`, with namespace, name and sight.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,8 @@ class Index:
         self._spaces: dict[bytes, Totals] = {}
         self._owners: dict[int, Totals] = {}
         self.on_life: Callable[[bytes, int], None] = lambda _name, _seen: None
+        self.followed: frozenset[bytes] = frozenset()
+        self.on_come: Callable[[bytes, bytes, int], None] = lambda _prefix, _name, _seen: None
         # The test of membership is the hottest call of the daemon: the dict's own method, no call in between.
         self.has = self._entries.__contains__
 
@@ -103,6 +106,10 @@ class Index:
     def totals(self, prefix: bytes) -> Totals:
         """Returns the sums over one namespace: `b""` for the default one, `b"namespace/"` for others."""
         return replace(self._spaces.get(prefix, Totals()))
+
+    def sums(self, prefix: bytes, owner: int) -> tuple[Totals, ...]:
+        """Returns the sums over all, a namespace, what a user owns, and what he owns there. No copies: only to read."""
+        return self._sums.get((prefix, owner)) or self._sums_of(prefix, owner)
 
     def of_owner(self, owner: int) -> Totals:
         """Returns the sums over what a user owns."""
@@ -130,6 +137,8 @@ class Index:
             self._only_confirmed = False
             if new >= _LIFE:
                 self.on_life(name, seen)
+            if self.followed and (old is None or old < 0):
+                self._tell(name, seen)
         elif old is None:
             return None
         else:
@@ -142,6 +151,11 @@ class Index:
         if old != new:
             self._recount(name, old, new)
         return UNSIZED if old < 0 else old >> _SEEN_AT & SIZE_MAX
+
+    def _tell(self, name: bytes, seen: int) -> None:
+        prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
+        if prefix in self.followed:
+            self.on_come(prefix, name, seen)
 
     def _recount(self, name: bytes, old: int, new: int | None) -> None:
         """Takes the change of one entry from one value to another, None for no entry."""

@@ -16,17 +16,24 @@ import time
 from typing import Any
 
 import storekeeperd
-from storekeeperd import garbage
+from storekeeper.errors import BadRequest
+from storekeeperd import garbage, moments, namespaces
+from storekeeperd.access import NOBODY, Access, Rules, Who
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config, fit_descriptors
 from storekeeperd.disk import Disk
 from storekeeperd.endpoint import Endpoint, socket_path
 from storekeeperd.filesystem import find
-from storekeeperd.home import TEMPORARY, Home
+from storekeeperd.home import EX_CONFIG, TEMPORARY, Home, StartError
 from storekeeperd.index import Index
 from storekeeperd.jobs import Jobs
+from storekeeperd.ledger import Bounds
 from storekeeperd.listener import Listener
 from storekeeperd.loop import Loop, Timer
+from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
+from storekeeperd.outside import Outside
+from storekeeperd.principals import resolve, rules_of
+from storekeeperd.processes import Processes
 from storekeeperd.reconciler import Reconciler
 from storekeeperd.scanner import Scanner
 from storekeeperd.sdnotify import Manager
@@ -62,7 +69,8 @@ class Keeper:
         self._started = time.monotonic()
         self._manager = Manager()
         self._manager.starting(_START_S)
-        self._home = Home(config.store, config.namespaces)
+        creators, bounds, rules = self._resolve_all()
+        self._home = Home(config.store, tuple(name for name in rules if name != DEFAULT))
         try:
             # Announced before anybody can connect: who finds nobody at the address waits, and starts no second daemon.
             self._home.announce(f"ipc://{socket_path(config.address)}")
@@ -84,14 +92,30 @@ class Keeper:
             flush=network,
             commit_group_max=limits.commit_group_max,
         )
-        prefixes = [b"", *(name.encode() + b"/" for name in config.namespaces)]
         self._loop = Loop(self._pump)
+        self._processes = Processes(self._loop, limits.processes_max, self._end_process)
         self._jobs = Jobs(self._disk, limits, self._loop.wake, inline=not network)
         self._index = Index()
         self._coherence = Coherence(self._index)
-        self._service = Service(limits, self._index, self._coherence, namespaces=config.namespaces, status=self._status)
+        self._service = Service(
+            limits,
+            self._index,
+            self._coherence,
+            status=self._status,
+            outside=self._outside(),
+            access=Access({0, os.geteuid()}, creators),
+            bounds=bounds,
+        )
+        self._service.keeps_lives = self._home.keeps_lives
+        self._fixed = rules.keys()
+        for name, told in rules.items():
+            self._service.set_space(name, config.spaces.get(name, Namespace()), told)
+        self._serve_made()
+        prefixes = list(self._service.prefixes.values())
         watcher = Watcher(config.store, prefixes)
-        self._sizing = Sizing(self._loop, self._index, self._coherence, lambda: watcher.behind)
+        self._sizing = Sizing(
+            self._loop, self._index, self._coherence, lambda: watcher.behind, self._service.minds_every_object
+        )
         self._reconciler = Reconciler(
             config,
             self._loop,
@@ -108,6 +132,70 @@ class Keeper:
         self._busy_ticks = 1
         self._idle: Timer | None = None
         self._stop_by: float | None = None
+        self._alarm: Timer | None = None
+        self._alarm_ms = 0
+
+    # -- what the service is given
+
+    def _outside(self) -> Outside:
+        return Outside(
+            free=self._disk.free,
+            identify=self._processes.identify,
+            keep_lives=self._keep_lives,
+            found=self._found,
+            fixed=lambda: self._fixed,
+            founded=lambda: self._reconciler.follow(self._service.prefixes.values()),
+            now_s=time.time,
+            wake=self._loop.wake,
+        )
+
+    def _resolve_all(self) -> tuple[Who, Bounds, dict[str, Rules]]:
+        """Returns what the configuration says of users and groups, by number; raises `StartError`."""
+        config, quota = self.config, self.config.quota
+        try:
+            creators = resolve(config.creators, "creators")
+            users = {}
+            for user, bound in quota.users.items():
+                users.update(dict.fromkeys(resolve([user], f"quota.users.{user}").uids, bound))
+            names = dict.fromkeys((DEFAULT, *config.namespaces, *config.spaces))
+            rules = {name: rules_of(config.spaces.get(name, Namespace()), f"namespace.{name}.") for name in names}
+        except BadSetting as error:
+            raise StartError(str(error), EX_CONFIG) from None
+        bounds = Bounds(
+            Quota(quota.bytes_max, quota.objects_max),
+            Quota(quota.user_bytes_max, quota.user_objects_max),
+            users,
+            quota.object_bytes_max,
+            quota.keep_free_bytes,
+            quota.keep_free_inodes,
+        )
+        return creators, bounds, rules
+
+    def _serve_made(self) -> None:
+        """Tells the service of the namespaces that users have made."""
+        for name, settings in self._home.made.items():
+            if name in self._fixed:
+                continue
+            try:
+                space = namespaces.parse(settings, f"namespace {name}: ")
+                self._service.set_space(name, space, rules_of(space, f"namespace {name}: "))
+            except BadSetting as error:
+                # Maybe a user or group is gone. Nobody gets in who was not meant to.
+                log.warning("%s: only root may use that namespace until this is mended", error)
+                self._service.set_space(name, Namespace(), Rules(NOBODY, NOBODY, NOBODY))
+
+    def _found(self, name: str, space: Namespace | None) -> Rules:
+        if space is None:
+            self._home.found(name, None)
+            return Rules()
+        rules = rules_of(space, "")
+        self._home.found(name, space.to_settings())
+        return rules
+
+    def _keep_lives(self) -> None:
+        if not self._home.features.attributes:
+            raise BadRequest("the store's file system has no user attributes: no object can be given a lifetime")
+        self._home.keep_lives()
 
     # -- life
 
@@ -148,6 +236,7 @@ class Keeper:
             self._service.finished(job)
         self._pump_jobs()
         self._reconciler.close(0.1)
+        self._processes.close()
         self._loop.close()
         self._disk.close()
         self._home.leave()
@@ -160,6 +249,7 @@ class Keeper:
         self._reconciler.turn()
         for job in self._jobs.done():
             self._service.finished(job)
+        due = self._service.turn(moments.now_ms())
         self._listener.go_on()
         self._jobs.begin_turn()  # only now: what came before must not take its slice
         self._pump_jobs()
@@ -167,7 +257,8 @@ class Keeper:
         self._pump_jobs()
         self._service.barriers.proceed()
         self._pump_jobs()
-        more = looks == _LOOKS_PER_TURN or self._jobs.unfinished
+        self._watch_ends()
+        more = looks == _LOOKS_PER_TURN or self._jobs.unfinished or due
         if more or self._service.barriers.unheard or self._sizing.wanted:
             self._loop.wake()
         taken = self._listener.requests - self._requests
@@ -190,6 +281,25 @@ class Keeper:
             self._listener.deliver()
             waited = self._jobs.go_on()
 
+    def _watch_ends(self) -> None:
+        """Sees to it that objects end when they do: at their moment, or with their process."""
+        lifetimes = self._service.lifetimes
+        while lifetimes.begun:
+            self._processes.watch(lifetimes.begun.pop())
+        next_ms = lifetimes.next_ms
+        if next_ms is not None and (self._alarm is None or next_ms < self._alarm_ms):
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_ms = next_ms
+            self._alarm = self._loop.call_later(max(0.0, (next_ms - moments.now_ms()) / 1000), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None  # the turn does the rest
+
+    def _end_process(self, process: int) -> None:
+        self._service.lifetimes.end_process(process)
+        self._loop.wake()
+
     def _proceed_to_stop(self, stop_by: float) -> None:
         self._service.stop()
         self._listener.stop_accepting()
@@ -208,6 +318,8 @@ class Keeper:
         self._listener.say_dropped()
         self._service.transfers.expire(time.monotonic())
         self._service.complaints.tick()
+        self._service.evictions.tick()
+        self._processes.tick(self._service.lifetimes.is_tied)
         self._tidy_up()
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
@@ -269,6 +381,7 @@ class Keeper:
             "lacks": lacks,
             "connections": len(self._listener.connections),
             "accepted": self._listener.accepted,
+            "processes": len(self._processes),
             "refused": self._listener.refused,
             "broken": self._listener.broken,
             "stalled": self._listener.stalled,

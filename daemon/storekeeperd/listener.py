@@ -34,6 +34,7 @@ _TURN_S = 0.0025
 """How long all of them may keep it in one turn."""
 _REFUSALS_MAX = 16
 """Connections at once that are told that they are too many; more are closed without a word."""
+_SO_PEERGROUPS = 59
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -280,7 +281,7 @@ class Listener:
                     sock.close()
                     return True
             user = (None if refusal else self._users.get(uid)) or User(uid, self._limits.user_bytes_max)
-            peer = Peer(uid, gid, pid, user)
+            peer = Peer(uid, gid, pid, user, groups=_groups_of(sock))
             connection = peer.carrier = Connection(self, sock, peer, self._limits, refusal)
             self.loop.watch(sock.fileno(), READ, self._guarded(connection))
         except OSError as error:  # epoll_ctl(2): ENOMEM, or ENOSPC by fs.epoll.max_user_watches
@@ -336,3 +337,16 @@ class Listener:
                 self.loop.change(self._socket.fileno(), READ)
 
         self.loop.call_later(0.1, resume)
+
+
+def _groups_of(sock: socket.socket) -> frozenset[int]:
+    """Returns the supplementary groups of whoever connected: unix(7), SO_PEERGROUPS."""
+    for length in (64, 65536):  # as many as a process may have
+        try:
+            raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * length)
+        except OSError as error:
+            if error.errno == errno.ERANGE:
+                continue
+            return frozenset()  # a kernel before 4.13
+        return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
+    return frozenset()

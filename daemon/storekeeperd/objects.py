@@ -1,7 +1,7 @@
-"""The verbs on whole objects: exists, get, put, evict, stat and verify, for one as for many.
+"""The verbs that leave objects as they are: exists, get, stat and verify, for one as for many.
 
 Pure. Owns what each asks of the disk and what its outcome means. A hit of `exists` is answered from the index while it
-is coherent; a miss, and every hit while it is not, is looked at.
+is coherent; a miss, and every hit while it is not, is looked at. What has ended is absent, whatever the disk still has.
 """
 
 from __future__ import annotations
@@ -12,24 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import BadKey, BadRequest, Busy, CorruptObject, TooMany
+from storekeeperd.access import READ
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.coherence import Coherence
-from storekeeperd.index import Index
-from storekeeperd.operations import (
-    Budget,
-    Change,
-    Evict,
-    Get,
-    Look,
-    Open,
-    Operation,
-    Origin,
-    Outcome,
-    Put,
-    Stat,
-    Verify,
-    failed,
-)
+from storekeeperd.index import UNSIZED, Index
+from storekeeperd.operations import Budget, Get, Look, Open, Operation, Outcome, Stat, Verify, failed
 from storekeeperd.orders import Ticket
 from storekeeperd.sight import ABSENT
 
@@ -37,6 +24,7 @@ if TYPE_CHECKING:
     from storekeeperd.service import Service
 
 YES, NO = b"yes", b"no"
+_ABSENT = Outcome(b"absent", ABSENT)
 
 
 class Objects:
@@ -57,33 +45,47 @@ class Objects:
     def exists(self, peer: Peer, request: wire.Request) -> None:
         """Answers whether there are objects."""
         keys = request.arguments
-        known = self._index.has
-        prefix = self._check_batch(request, len(keys))
+        prefix = self.check_batch(peer, request, len(keys), READ)
+        known = self._index.has if self._service.believes_names else self._is_looked_at
         fresh = not self._coherence.coherent or request.options.get("fresh", False)
         answer = Answer(peer, request, len(keys))
+        ended, evictions = self._service.lifetimes.ended, self._service.evictions
+        uses = prefix in evictions.follows
         operations: list[Operation] = []
         tickets: list[Ticket] = []
-        for position, name in self._names(answer, prefix, keys):
-            if not fresh and known(name):
+        for position, name in self.names(answer, prefix, keys):
+            if ended and name in ended:
+                self._settle_word(answer, position, NO)
+            elif not fresh and known(name):
+                if uses:
+                    evictions.use(prefix, name)
                 self._settle_word(answer, position, YES)
             else:
                 operations.append(Look(name))
-                tickets.append(self._orders.look_ticket(name, self._exists_ticket(answer, position)))
+                tickets.append(self._orders.look_ticket(name, self._exists_ticket(answer, position, prefix)))
         self._orders.order_in_parts(operations, tickets, answer)
+
+    def _is_looked_at(self, name: bytes) -> bool:
+        return self._index.size(name) not in (None, UNSIZED)
 
     def get(self, peer: Peer, request: wire.Request) -> None:
         """Answers with the bytes of objects."""
         keys = request.arguments
-        prefix = self._check_batch(request, len(keys))
+        prefix = self.check_batch(peer, request, len(keys), READ)
         message_bytes_max = self._limits.message_bytes_max
         cost = self.weigh(prefix, keys)
         answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)
         budget = Budget(cost, message_bytes_max)
 
+        ended, evictions = self._service.lifetimes.ended, self._service.evictions
+        uses = prefix in evictions.follows
+
         def got(operation: Get, outcome: Outcome) -> None:
             position = positions.popleft()
             if outcome.error is None:
                 self._orders.observe(operation.name, outcome.seen)
+                if uses and outcome.word == wire.OK:
+                    evictions.use(prefix, operation.name)
                 self._service.settle(answer, position, outcome)
             else:
                 self.observe(operation, outcome, answer, lambda final: self._service.settle(answer, position, final))
@@ -91,7 +93,10 @@ class Objects:
         known = self._index.has
         operations: list[Operation] = []
         positions: deque[int] = deque()
-        for position, name in self._names(answer, prefix, keys):
+        for position, name in self.names(answer, prefix, keys):
+            if ended and name in ended:
+                self._service.settle(answer, position, _ABSENT)
+                continue
             operations.append(Get(name, budget, known(name)))
             positions.append(position)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
@@ -107,53 +112,22 @@ class Objects:
             cost += self._limits.inline_bytes_max if size is None else message_bytes_max if size < 0 else size
         return min(cost, message_bytes_max)
 
-    def put(self, peer: Peer, request: wire.Request) -> None:
-        """Stores objects."""
-        arguments = request.arguments
-        items = len(arguments) // 2
-        prefix = self._check_batch(request, items, whole=len(arguments) % 2 == 0)
-        payloads = arguments[1::2]
-        moved = sum(map(len, payloads))
-        if moved > self._limits.message_bytes_max:
-            raise self._service.too_large()
-        options = request.options
-        replace = options.get("replace", False)
-        durable = options.get("durability") == "disk"
-        origin = Origin(peer.uid)
-        answer = Answer(peer, request, items, cost_bytes=moved)
-        answer.details["durability"] = "disk" if durable else "os"
-        before_ns = options.get("before", 0)
-        changes: list[tuple[int, Change]] = []
-        for position, name in self._names(answer, prefix, arguments[::2]):
-            small = not replace or self._is_small(name)
-            changes.append((position, Put(name, payloads[position], origin, replace, durable, small, before_ns)))
-        self._change_each(answer, changes)
-
-    def evict(self, peer: Peer, request: wire.Request) -> None:
-        """Removes objects."""
-        keys = request.arguments
-        prefix = self._check_batch(request, len(keys))
-        answer = Answer(peer, request, len(keys))
-        names = self._names(answer, prefix, keys)
-        before_ns = request.options.get("before", 0)
-        origin = Origin(peer.uid)
-        self._change_each(
-            answer, [(position, Evict(name, self._is_small(name), origin, before_ns)) for position, name in names]
-        )
-
     def verify(self, peer: Peer, request: wire.Request) -> None:
         """Holds objects against their checksums."""
         keys = request.arguments
-        prefix = self._check_batch(request, len(keys))
+        prefix = self.check_batch(peer, request, len(keys), READ)
         answer = Answer(peer, request, len(keys))
-        self._change_each(answer, [(position, Verify(name)) for position, name in self._names(answer, prefix, keys)])
+        changes = [
+            (Verify(name), self._item_ticket(answer, position)) for position, name in self._alive(answer, prefix, keys)
+        ]
+        self._orders.change(changes, answer)
 
     def stat(self, peer: Peer, request: wire.Request) -> None:
         """Answers with size, owner and age of objects."""
         keys = request.arguments
-        prefix = self._check_batch(request, len(keys))
+        prefix = self.check_batch(peer, request, len(keys), READ)
         answer = Answer(peer, request, len(keys), payloads=True)
-        names = self._names(answer, prefix, keys)
+        names = self._alive(answer, prefix, keys)
         operations: list[Operation] = [Stat(name) for _, name in names]
         self._orders.order_in_parts(operations, [self._item_ticket(answer, position) for position, _ in names], answer)
 
@@ -180,9 +154,9 @@ class Objects:
 
         self._orders.change([(Verify(operation.name), verified)], answer)
 
-    # -- parts
+    # -- for the verbs that change objects, too
 
-    def _names(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
+    def names(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
         """Returns (position, name) of the keys that are keys; fails the items of the others."""
         names = []
         for position, key in enumerate(keys):
@@ -195,35 +169,48 @@ class Objects:
                 names.append((position, prefix + key))
         return names
 
-    def _check_batch(self, request: wire.Request, items: int, *, whole: bool = True) -> bytes:
-        """Returns what names of a batch begin with; raises unless it has some items, and not too many."""
+    def check_batch(self, peer: Peer, request: wire.Request, items: int, right: int, *, whole: bool = True) -> bytes:
+        """Returns what names of a batch begin with.
+
+        Raises unless the batch has some items, and not too many, and the peer has that right in its namespace.
+        """
         if not items or not whole:
             verb = request.verb
             raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
         if items > self._limits.batch_items_max:
             raise TooMany(f"a request has at most {self._limits.batch_items_max} items, this one has {items}")
-        return self._service.prefix(request.options)
+        return self._service.enter(peer, request.options, right)
 
-    def _is_small(self, name: bytes) -> bool:
-        size = self._index.size(name)
-        return size is None or 0 <= size <= self._limits.inline_bytes_max
+    # -- parts
 
-    def _change_each(self, answer: Answer, items: Sequence[tuple[int, Change]]) -> None:
-        self._orders.change([(operation, self._item_ticket(answer, position)) for position, operation in items], answer)
+    def _alive(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
+        """Returns as `names`, but without those of objects that have ended: these are settled."""
+        names = self.names(answer, prefix, keys)
+        ended = self._service.lifetimes.ended
+        if ended:
+            for position, name in names:
+                if name in ended:
+                    self._service.settle(answer, position, _ABSENT)
+            names = [(position, name) for position, name in names if name not in ended]
+        return names
 
     def _item_ticket(self, answer: Answer, position: int) -> Ticket:
         def came(operation: Any, outcome: Outcome) -> None:
             self._orders.observe(operation.name, outcome.seen)
-            self._service.settle(answer, position, outcome)
+            over = outcome.error is None and self._service.is_over(outcome.seen)
+            self._service.settle(answer, position, _ABSENT if over else outcome)
 
         return came
 
-    def _exists_ticket(self, answer: Answer, position: int) -> Ticket:
-        def looked(_: Look, outcome: Outcome) -> None:
+    def _exists_ticket(self, answer: Answer, position: int, prefix: bytes) -> Ticket:
+        def looked(operation: Look, outcome: Outcome) -> None:
             if outcome.error is not None:
                 self._service.settle(answer, position, outcome)
-            else:
-                self._settle_word(answer, position, NO if outcome.seen == ABSENT else YES)
+                return
+            there = outcome.seen != ABSENT and not self._service.is_over(outcome.seen)
+            if there:
+                self._service.evictions.use(prefix, operation.name)
+            self._settle_word(answer, position, YES if there else NO)
 
         return looked
 

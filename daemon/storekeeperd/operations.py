@@ -9,7 +9,7 @@ A name is the path of an object relative to the store, as bytes: `key`, or `name
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,10 +232,19 @@ class Close:
     descriptor: int
 
 
+@dataclass(slots=True)
+class Task:
+    """Do something that waits for the disk and concerns no object: `run`, whose errors are the outcome's."""
+
+    run: Callable[[], None]
+
+
 Change = Put | Evict | Commit | Verify | Mark
 """What changes a name, or may: one at a time of each."""
 
-Operation = Look | Survey | Get | Put | Evict | Mark | Verify | Stat | Begin | Write | Commit | Open | Read | Close
+Operation = (
+    Look | Survey | Get | Put | Evict | Mark | Verify | Stat | Begin | Write | Commit | Open | Read | Close | Task
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -23,6 +23,9 @@ from storekeeperd.turns import Turns
 _SURVEYED_MAX = 1024
 """Names looked at because of a question, at a time."""
 
+_UNLINKED = (b"evicted", b"replaced")
+"""Results of changes after which an object has no name any more."""
+
 Ticket = Callable[[Any, Outcome], None] | None
 """What to do with the outcome of an operation."""
 
@@ -38,6 +41,7 @@ class Orders:
     Attributes:
         jobs: work to be carried out, oldest first; the driver takes it from here.
         under_way: jobs handed out or waiting in `jobs`.
+        unlinked: called with the name of an object that a change removed or replaced.
     """
 
     def __init__(
@@ -55,11 +59,16 @@ class Orders:
         self._coherence = coherence
         self._turns = Turns()
         self._questions_per_job = questions_per_job
+        self.unlinked: Callable[[bytes], None] = lambda _name: None
 
     @property
     def unfinished(self) -> int:
         """How many jobs are under way, and changes wait for one of them."""
         return self.under_way + self._turns.queued
+
+    def is_changing(self, name: bytes) -> bool:
+        """Returns whether a change of a name is under way, or waits."""
+        return name in self._turns
 
     def order(self, operations: list[Operation], tickets: list[Any], owner: Answer | None = None) -> None:
         """Orders operations as one job."""
@@ -137,6 +146,8 @@ class Orders:
 
     def _change_ticket(self, ticket: Ticket) -> Ticket:
         def changed(operation: Change, outcome: Outcome) -> None:
+            if outcome.word in _UNLINKED:
+                self.unlinked(operation.name)
             self._coherence.finish(operation.name, outcome.seen)
             following = self._turns.release(operation.name)
             if following is not None:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any
 
 from storekeeper.errors import CorruptObject
-from storekeeperd import checksums
+from storekeeperd import checksums, moments
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 
@@ -41,16 +41,29 @@ class Proofs:
         self._boot = boot
         self._proved: OrderedDict[tuple[int, int, int], None] = OrderedDict()  # files that were read for it already
 
-    def prove_payload(self, descriptor: int, payload: Any) -> None:
-        """Holds all bytes of an object against what is kept with it; raises `CorruptObject`."""
+    def prove_payload(self, descriptor: int, payload: Any) -> bool:
+        """Holds all bytes of an object against what is kept with it; raises `CorruptObject`.
+
+        Returns:
+            False if the object has ended by now.
+        """
         if not self._attributes:
-            return
+            return True
         try:
-            kept = Metadata.checksum_in(os.getxattr(descriptor, ATTRIBUTE))
+            raw = os.getxattr(descriptor, ATTRIBUTE)
         except OSError:  # ENODATA: nothing is kept with it
-            return
+            return True
+        kept = Metadata.checksum_in(raw)
         if kept is not None and checksums.of(payload) != kept:
             raise corrupt()
+        return not Metadata.may_end(raw) or not self.is_over(Metadata.unpack(raw))
+
+    def is_over(self, kept: Metadata | None) -> bool:
+        """Returns whether an object has expired, or ended with a process of another boot."""
+        if kept is None or kept.pinned:
+            return False
+        ends_ms = moments.ends_ms(kept, self._boot)
+        return 0 < ends_ms <= moments.now_ms()
 
     def needs_reading(self, descriptor: int) -> bool:
         """Returns whether `prove_file` should be called before ranges of the object are served."""

@@ -16,6 +16,7 @@ import errno
 import logging
 import math
 import time
+from collections.abc import Iterable
 from io import FileIO
 from typing import Any
 
@@ -83,6 +84,7 @@ class Reconciler:
         self._loop = loop
         self._home = home
         self._watcher = watcher
+        self._scanner = scanner
         self._scans = Scans(config, loop, scanner, service, index, coherence, sizing, self.check)
         self._service = service
         self._barriers: Barriers = service.barriers
@@ -107,6 +109,11 @@ class Reconciler:
         """Begins to watch; the first scan begins with the next turn."""
         self._mounts = open_mounts()
         self._loop.watch(self._mounts.fileno(), EXCEPTIONAL, lambda _: self.check())
+        self._arm()
+
+    def follow(self, prefixes: Iterable[bytes]) -> None:
+        """Watches and scans other directories from now on."""
+        self._watcher.prefixes = self._scanner.prefixes = tuple(prefixes)
         self._arm()
 
     def close(self, timeout_s: float) -> None:

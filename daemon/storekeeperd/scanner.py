@@ -57,12 +57,13 @@ class Scanner:
         wake: called when there is something to `take`; quick and thread-safe.
 
     Attributes:
+        prefixes: the directories that the next scan reads.
         report: of the scan that is running, as far as it came, or of the last one.
     """
 
     def __init__(self, disk: Disk, prefixes: Iterable[bytes], wake: Callable[[], None]) -> None:
         self._disk = disk
-        self._prefixes = tuple(prefixes)
+        self.prefixes = tuple(prefixes)
         self._wake = wake
         self._chunks: queue.Queue[tuple[bytes, bytes] | tuple[str, float]] = queue.Queue(_QUEUE_CHUNKS)
         self._prefix = b""
@@ -117,7 +118,7 @@ class Scanner:
         report = self.report
         report.error, report.seconds, report.unread = error, seconds, self._unread
         report.complete = not error
-        report.foreign["directory"] -= len(self._prefixes) - 1  # the namespaces' folders are ours
+        report.foreign["directory"] -= len(self.prefixes) - 1  # the namespaces' folders are ours
         return report
 
     def close(self, timeout_s: float) -> None:
@@ -132,7 +133,7 @@ class Scanner:
         error = "stopped"
         started = time.monotonic()
         try:
-            for prefix in self._prefixes:
+            for prefix in self.prefixes:
                 try:
                     self._read(prefix)
                 except FileNotFoundError:  # a folder that is not there is no empty one

@@ -4,7 +4,7 @@ Pure: no I/O, no clock, no thread. Everything that waits is a `Job` in `jobs`; w
 `finished`. Answers stand in `replies`. So the same code runs under the loop and under a simulated world.
 
 Owns who may be answered at all, and that everybody is answered once, whatever goes wrong. The verbs themselves are in
-objects.py, transfers.py, listings.py and accounts.py.
+objects.py, changes.py, transfers.py, listings.py, accounts.py and spaces.py.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ from storekeeper.errors import (
     TooLarge,
 )
 from storekeeperd import faults
+from storekeeperd.access import Access, Rules
 from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.barriers import Barriers, Verb
+from storekeeperd.changes import Changes
 from storekeeperd.coherence import Coherence
 from storekeeperd.complaints import Complaints
 from storekeeperd.config import Limits
+from storekeeperd.evictions import Evictions
+from storekeeperd.foundations import Foundations
 from storekeeperd.index import Index
+from storekeeperd.ledger import Bounds, Ledger
+from storekeeperd.lifetimes import Lifetimes
 from storekeeperd.listings import Listings
+from storekeeperd.namespaces import DEFAULT, Namespace
 from storekeeperd.objects import YES, Objects
-from storekeeperd.operations import (
-    Job,
-    Outcome,
-)
+from storekeeperd.operations import Job, Outcome
 from storekeeperd.orders import Orders
+from storekeeperd.outside import Outside
+from storekeeperd.sight import LIFE_AT, expires_of
 from storekeeperd.transfers import Transfers
 
 log = logging.getLogger(__name__)
@@ -55,6 +61,9 @@ class Service:
         index, coherence: what exists, and when that may be believed.
         namespaces: names served beside "default".
         status: returns what `status` answers beyond what the service knows itself.
+        outside: what it asks of the world around it.
+        access: who may do what.
+        bounds: how much the store may hold.
         questions_per_job: names looked at in one job.
 
     Attributes:
@@ -62,8 +71,11 @@ class Service:
         orders: how operations become jobs; jobs: those that wait, the driver takes them from here.
         barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
         prefixes: what names of each namespace begin with.
+        spaces: what each namespace is told.
         store_away: the store's directory is not there; all verbs but `status` are refused.
         complaints: refusals on their way to the log.
+        access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
+        keeps_lives: whether objects may have lifetimes, so that a name alone does not say that one is there.
     """
 
     def __init__(
@@ -74,9 +86,14 @@ class Service:
         *,
         namespaces: Iterable[str] = (),
         status: Callable[[], Mapping[str, Any]] = dict,
+        outside: Outside | None = None,
+        access: Access | None = None,
+        bounds: Bounds | None = None,
         questions_per_job: int = 128,
     ) -> None:
         self.limits = limits
+        self.outside = outside or Outside()
+        self.access = access or Access(())
         self.orders = Orders(index, coherence, questions_per_job, self._abandon)
         self.complaints = Complaints()
         self.jobs = self.orders.jobs
@@ -85,20 +102,37 @@ class Service:
         self._index = index
         self._has = index.has
         self._coherence = coherence
-        self.prefixes = {"default": b"", **{name: name.encode() + b"/" for name in namespaces}}
+        self.prefixes: dict[str, bytes] = {}
+        self.spaces: dict[bytes, Namespace] = {}
+        self.keeps_lives = False
+        self._now_ms = 0
         self._stopping = False
-        objects = self._objects = Objects(self, index, coherence)
-        transfers = self.transfers = Transfers(self, objects)
+        self.ledger = Ledger(index, bounds or Bounds(), self.outside.free)
+        self.lifetimes = Lifetimes(index)
+        self._ended = self.lifetimes.ended
+        self.evictions = Evictions(self, index, self.ledger, self.lifetimes, int(limits.lease_s * 1000))
+        for name in (DEFAULT, *namespaces):
+            self.set_space(name, Namespace())
+        objects = self.objects = Objects(self, index, coherence)
+        changes = self.changes = Changes(self, index)
+        transfers = self.transfers = Transfers(self, objects, changes)
         self.barriers = Barriers(coherence, self._resume)
         listings = Listings(self, self.barriers, index)
+        foundations = Foundations(self)
         accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": objects.exists,
             b"get": objects.get,
-            b"put": objects.put,
-            b"evict": objects.evict,
+            b"put": changes.put,
+            b"evict": changes.evict,
+            b"touch": changes.touch,
+            b"pin": changes.pin,
+            b"unpin": changes.unpin,
             b"stat": objects.stat,
             b"verify": objects.verify,
+            b"namespaces": foundations.namespaces,
+            b"create": foundations.create,
+            b"drop": foundations.drop,
             b"status": accounts.status,
             b"usage": accounts.usage,
             b"list": listings.list_names,
@@ -191,9 +225,78 @@ class Service:
         self.barriers.proceed()
         return asked
 
+    # -- namespaces
+
+    def set_space(self, name: str, space: Namespace, rules: Rules | None = None) -> None:
+        """Serves a namespace from now on, or by other rules."""
+        prefix = b"" if name == DEFAULT else name.encode() + b"/"
+        self.prefixes[name] = prefix
+        self.spaces[prefix] = space
+        self.access.set_rules(prefix, rules or Rules(owner_only=space.owner_only))
+        self.ledger.set_space(prefix, space)
+        self.evictions.set_space(prefix, space)
+
+    def drop_space(self, name: str) -> None:
+        """Serves a namespace no longer."""
+        prefix = self.prefixes.pop(name)
+        del self.spaces[prefix]
+        self.access.set_rules(prefix, None)
+        self.ledger.set_space(prefix, None)
+        self.evictions.set_space(prefix, None)
+
+    def enter(self, peer: Peer, options: Mapping[str, Any], right: int) -> bytes:
+        """Returns what names of the request's namespace begin with; raises `NamespaceMissing` or `Denied`.
+
+        Nothing else is looked up before.
+        """
+        prefix = b""
+        if options and "namespace" in options:
+            namespace = options["namespace"]
+            found = self.prefixes.get(namespace)
+            if found is None:
+                served = ", ".join(name for name, known in self.prefixes.items() if self.access.rights(peer, known))
+                raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves you {served}")
+            prefix = found
+        self.access.check(peer, prefix, right)
+        return prefix
+
+    # -- time
+
+    def turn(self, now_ms: int) -> bool:
+        """Takes the time; does some of what is due by itself, and returns whether there is more to do at once.
+
+        Args:
+            now_ms: milliseconds of CLOCK_BOOTTIME.
+        """
+        self._now_ms = now_ms
+        return not self.store_away and self.evictions.turn(now_ms)
+
+    def is_over(self, seen: int) -> bool:
+        """Returns whether an object that a look saw has ended by now."""
+        return seen >> LIFE_AT > 0 and 0 < expires_of(seen) <= self._now_ms
+
+    def keep_lives(self) -> None:
+        """Sees to it that later daemons of this store know that its objects may have lifetimes; raises if none may."""
+        if not self.keeps_lives:
+            self.outside.keep_lives()
+            self.keeps_lives = True
+
+    @property
+    def believes_names(self) -> bool:
+        """Whether a name that a scan found, and nobody has looked at, is believed to be an object that is there."""
+        return not self.keeps_lives or not self._index.whole.unsized
+
+    def minds_every_object(self) -> bool:
+        """Whether it matters soon what every object is: how large, whose, and how long it lives."""
+        return self.keeps_lives or self.ledger.counts or bool(self._index.followed)
+
+    def identify(self, peer: Peer) -> int:
+        """Returns the process of a peer; see processes.py."""
+        return self.outside.identify(peer)
+
     # -- the shortest way
 
-    def is_hit(self, request_id: bytes, options: bytes, key: bytes) -> bool:
+    def is_hit(self, peer: Peer, request_id: bytes, options: bytes, key: bytes) -> bool:
         """Returns whether `exists` of one key can be answered with yes at once, from the index.
 
         The answer is then `HIT_BEFORE`, the request id, `HIT_AFTER`. It is the commonest request by far, so the
@@ -204,23 +307,20 @@ class Service:
             and self._has(key)
             and self._coherence.coherent
             and b"/" not in key  # a name of another namespace
+            and peer.reads_default == self.access.version  # else its rights are not known, or not these
             and len(request_id) <= _ID_BYTES_MAX
             and not self._stopping
             and not self.store_away
+            and key not in self._ended
+            and not self._is_minded
         )
 
-    # -- shared by the verbs
+    @property
+    def _is_minded(self) -> bool:
+        """Whether hits of the default namespace take a closer look: uses count, or a name alone is not believed."""
+        return b"" in self._index.followed or not self.believes_names
 
-    def prefix(self, options: Mapping[str, Any]) -> bytes:
-        """Returns what names of the request's namespace begin with; raises `NamespaceMissing`."""
-        if not options:
-            return b""
-        namespace = options.get("namespace", "default")
-        prefix = self.prefixes.get(namespace)
-        if prefix is None:
-            served = ", ".join(self.prefixes)
-            raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves {served}")
-        return prefix
+    # -- shared by the verbs
 
     def settle(self, answer: Answer, position: int, outcome: Outcome) -> None:
         """Takes the outcome of one item; sends the answer if it was the last."""
@@ -270,7 +370,7 @@ class Service:
         verb = message[start + 1] if len(message) > start + 1 else b""
         if verb == b"get":
             # The options are not looked at: of objects of other namespaces little is known here.
-            return self._objects.weigh(b"", message[start + 4 :])
+            return self.objects.weigh(b"", message[start + 4 :])
         return self.limits.message_bytes_max if verb in (b"read", b"list") else 0
 
     def _abandon(self, answer: Answer | None, error: InternalError) -> None:

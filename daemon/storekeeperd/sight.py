@@ -26,6 +26,7 @@ SIZE_MAX = (1 << SIZE_BITS) - 1
 _WORD = (1 << 32) - 1
 PID_MAX = (1 << 22) - 1
 """Of a process; the rest of its number is when it was started."""
+_JITTER_MS = 1000
 EXPIRES_MS_MAX = (1 << 44) - 1  # 557 years
 
 
@@ -74,3 +75,16 @@ def expires_of(seen: int) -> int:
 def process_of(seen: int) -> int:
     """Returns the process that an object is tied to; 0 for none."""
     return seen >> _PROCESS_AT if seen >= 0 else 0
+
+
+def is_same(seen: int, other: int) -> bool:
+    """Returns whether two sights of a name are of one object that nobody has changed.
+
+    When an object of an earlier boot expires is reckoned by the calendar: a little differently every time.
+    """
+    if seen == other:
+        return True
+    if seen < 0 or other < 0:
+        return False
+    mask = EXPIRES_MS_MAX << _EXPIRES_AT
+    return seen & ~mask == other & ~mask and abs(expires_of(seen) - expires_of(other)) <= _JITTER_MS

@@ -34,14 +34,23 @@ class Sizing:
         index: what is looked through; coherence: where the questions go.
         behind: returns whether more is heard of the directory than is kept up with; then sizes can wait that nobody
             waits for.
+        urgent: returns whether it matters soon what every object is: its bounds and lifetimes count.
 
     Attributes:
         paused: nothing can be looked at now.
     """
 
-    def __init__(self, loop: Loop, index: Index, coherence: Coherence, behind: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        index: Index,
+        coherence: Coherence,
+        behind: Callable[[], bool],
+        urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._loop = loop
         self._behind = behind
+        self._urgent = urgent
         self._index = index
         self._coherence = coherence
         self._growth = coherence.growth
@@ -116,7 +125,7 @@ class Sizing:
         names = self._index.unsized(self._names[-_NAMES:])
         del self._names[-_NAMES:]
         self._coherence.ask_unless_gone(names)
-        return _PAUSE_S if names else 0.0
+        return _PAUSE_S if names and not self._urgent() else 0.0
 
 
 class _Steps:

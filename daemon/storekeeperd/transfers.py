@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import BadHandle, BadRequest, Busy, IncompleteUpload, StorekeeperError, TooLarge, TooMany
+from storekeeperd.access import READ, WRITE
 from storekeeperd.answers import Answer, Peer
-from storekeeperd.listings import Listing
+from storekeeperd.ledger import Charge, SpaceFull
 from storekeeperd.operations import (
     Begin,
     Close,
     Commit,
+    Life,
     Open,
     Operation,
     Origin,
@@ -30,12 +32,15 @@ from storekeeperd.operations import (
     Write,
     failed,
 )
+from storekeeperd.selection import Listing
+from storekeeperd.sight import ABSENT, owner_of, size_of
 
 log = logging.getLogger(__name__)
 
 _GAPS_MAX = 1024
 
 if TYPE_CHECKING:
+    from storekeeperd.changes import Changes
     from storekeeperd.objects import Objects
     from storekeeperd.service import Service
 
@@ -45,9 +50,14 @@ class Upload:
     """An object that is arriving."""
 
     name: bytes
+    prefix: bytes
     descriptor: int
     replace: bool
     durable: bool
+    origin: Origin
+    life: Life
+    charge: Charge | None
+    size_max: int | None  # as announced
     before_ns: int = 0
     written: list[tuple[int, int]] = field(default_factory=list)  # see add_range
     ranges: int = 0  # under way
@@ -61,10 +71,22 @@ class Upload:
 class Download:
     """An object that is being fetched."""
 
+    name: bytes
     descriptor: int
     size_bytes: int
+    owner: int
+    prefix: bytes
+    unlinked: _Unlinked | None = None
     ranges: int = 0
     ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Unlinked:
+    """A file that has no name any more, and is still being read: its space is not free."""
+
+    charge: Charge
+    readers: int
 
 
 def add_range(ranges: list[tuple[int, int]], start: int, end: int) -> None:
@@ -85,9 +107,12 @@ def add_range(ranges: list[tuple[int, int]], start: int, end: int) -> None:
 class Transfers:
     """The verbs upload, write, commit, abort, open, read and close; and the handles, for listings too."""
 
-    def __init__(self, service: Service, objects: Objects) -> None:
+    def __init__(self, service: Service, objects: Objects, changes: Changes) -> None:
         self._service = service
         self._objects = objects
+        self._changes = changes
+        self._reading: dict[bytes, list[Download]] = {}  # those whose object has its name
+        service.orders.unlinked = self._take_unlinked
         self._limits = service.limits
         self._last_handle = 0
         self._handles = 0  # of all peers, those about to be handed out included
@@ -98,23 +123,36 @@ class Transfers:
 
     def upload(self, peer: Peer, request: wire.Request) -> None:
         """Begins an upload; the reply's details have its handle."""
-        name = self._one_name(request)
+        name, prefix = self._one_name(peer, request, WRITE)
+        service, options = self._service, request.options
+        size = options.get("size")
+        life = self._changes.life(peer, options, prefix)
         self.reserve(peer)
-        options = request.options
-        replace = options.get("replace", False)
-        durable = options.get("durability") == "disk"
-        before_ns = options.get("before", 0)
+        try:
+            charge = service.evictions.reserve(prefix, peer.uid, size or 0)
+        except SpaceFull as full:
+            self.give_up(peer)
+            if service.evictions.wait(peer, request, self.upload, full, 0):
+                return
+            raise
+        except StorekeeperError:
+            self.give_up(peer)
+            raise
+        durable = self._changes.is_durable(options, prefix)
+        origin = self._changes.origin(peer, prefix)
+        replace, before_ns = options.get("replace", False), options.get("before", 0)
         answer = Answer(peer, request, 1)
 
         def began(_: Operation, outcome: Outcome) -> None:
             if outcome.error is not None or peer.gone:
                 self.give_up(peer)
+                service.ledger.release(charge)
                 if outcome.error is None:
                     self._order(Close(outcome.number))
             else:
-                upload = Upload(name, outcome.number, replace, durable, before_ns)
+                upload = Upload(name, prefix, outcome.number, replace, durable, origin, life, charge, size, before_ns)
                 answer.details["handle"] = self.hand_out(peer, upload).decode()
-            self._service.settle(answer, 0, outcome)
+            service.settle(answer, 0, outcome)
 
         self._order(Begin(), began, answer)
 
@@ -128,6 +166,7 @@ class Transfers:
         end = start + len(payload)
         if len(upload.written) > _GAPS_MAX and not any(a <= end and start <= b for a, b in upload.written):
             raise TooMany(f"an upload has at most {_GAPS_MAX} gaps at a time; fill one of them first")
+        self._make_room(upload, end)
         answer = Answer(peer, request, 1, cost_bytes=len(payload))
         upload.ranges += 1
 
@@ -141,6 +180,19 @@ class Transfers:
             self._advance(upload)
 
         self._order(Write(upload.descriptor, start, payload), wrote, answer)
+
+    def _make_room(self, upload: Upload, end: int) -> None:
+        """Reserves what a range needs beyond what is reserved; raises, and the upload comes to nothing, if it cannot.
+
+        Nothing is written then.
+        """
+        try:
+            if upload.size_max is not None and end > upload.size_max:
+                raise IncompleteUpload(f"{upload.size_max} bytes were announced; a range ends at {end}")
+            self._service.ledger.grow(upload.charge, upload.prefix, end)
+        except StorekeeperError as error:
+            upload.error = upload.error or error
+            raise
 
     def commit(self, peer: Peer, request: wire.Request) -> None:
         """Publishes an upload as soon as its last range is written."""
@@ -167,7 +219,7 @@ class Transfers:
             return
         answer = upload.commit
         if answer is None:
-            self._order(Close(upload.descriptor))
+            self._close(upload)
             return
         error = upload.error
         whole = [(0, upload.commit_bytes)] if upload.commit_bytes else []
@@ -175,28 +227,52 @@ class Transfers:
             there = sum(end - start for start, end in upload.written)
             error = IncompleteUpload(f"{upload.commit_bytes} bytes were announced, {there} were written")
         if error is not None:
-            self._order(Close(upload.descriptor))
+            self._close(upload)
             self._service.settle(answer, 0, failed(error))
             return
-        origin = Origin(answer.peer.uid)
-        durable = upload.durable
+        durable, service = upload.durable, self._service
         operation = Commit(
-            upload.name, upload.descriptor, upload.commit_bytes, origin, upload.replace, durable, upload.before_ns
+            upload.name,
+            upload.descriptor,
+            upload.commit_bytes,
+            upload.origin,
+            upload.replace,
+            durable,
+            upload.before_ns,
+            upload.life,
         )
         answer.details["durability"] = "disk" if durable else "os"
 
         def committed(_: Operation, outcome: Outcome) -> None:
-            self._service.settle(answer, 0, outcome)
+            service.ledger.release(upload.charge)
+            service.evictions.use(upload.prefix, upload.name, lease=False)
+            service.settle(answer, 0, outcome)
 
-        self._service.orders.change([(operation, committed)], answer)
+        service.evictions.hurry(upload.name)
+        service.orders.change([(operation, committed)], answer)
+
+    def _close(self, upload: Upload) -> None:
+        """Gives an upload up; its room is free when its file is."""
+
+        def closed(_: Operation, __: Outcome) -> None:
+            self._service.ledger.release(upload.charge)
+
+        self._order(Close(upload.descriptor), closed)
 
     # -- downloads
 
     def open(self, peer: Peer, request: wire.Request) -> None:
         """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it."""
-        name = self._one_name(request)
-        self.reserve(peer)
+        name, prefix = self._one_name(peer, request, READ)
         answer = Answer(peer, request, 1)
+        if name in self._service.lifetimes.ended:
+            self._service.settle(answer, 0, Outcome(b"absent", ABSENT))
+            return
+        try:
+            self.reserve(peer)
+        except StorekeeperError as error:
+            self._service.settle(answer, 0, failed(error))
+            return
 
         def opened(operation: Open, outcome: Outcome) -> None:
             self._objects.observe(operation, outcome, answer, settle)
@@ -207,7 +283,10 @@ class Transfers:
                 if outcome.word == wire.OK:
                     self._order(Close(outcome.number))
             else:
-                download = Download(outcome.number, outcome.seen)
+                seen = outcome.seen
+                download = Download(name, outcome.number, size_of(seen), owner_of(seen), prefix)
+                self._reading.setdefault(name, []).append(download)
+                self._service.evictions.use(prefix, name)
                 answer.details["handle"] = self.hand_out(peer, download).decode()
                 answer.details["size"] = download.size_bytes
             self._service.settle(answer, 0, outcome)
@@ -241,8 +320,32 @@ class Transfers:
         self._service.reply(peer, request, wire.OK)
 
     def _close_if_ended(self, download: Download) -> None:
-        if download.ended and not download.ranges:
-            self._order(Close(download.descriptor))
+        if not download.ended or download.ranges:
+            return
+        others = self._reading.get(download.name, [])
+        if download in others:
+            others.remove(download)
+            if not others:
+                del self._reading[download.name]
+        unlinked = download.unlinked
+
+        def closed(_: Operation, __: Outcome) -> None:
+            assert unlinked is not None
+            unlinked.readers -= 1
+            if not unlinked.readers:
+                self._service.ledger.release(unlinked.charge)
+
+        self._order(Close(download.descriptor), None if unlinked is None else closed)
+
+    def _take_unlinked(self, name: bytes) -> None:
+        """Takes that an object has lost its name: it is charged for until nobody reads it any more."""
+        readers = self._reading.pop(name, None)
+        if readers:
+            first = readers[0]
+            charge = self._service.ledger.hold(first.prefix, first.owner, first.size_bytes)
+            unlinked = _Unlinked(charge, len(readers))
+            for download in readers:
+                download.unlinked = unlinked
 
     # -- handles
 
@@ -340,10 +443,12 @@ class Transfers:
             transfer.ended = True
             self._close_if_ended(transfer)
 
-    def _one_name(self, request: wire.Request) -> bytes:
+    def _one_name(self, peer: Peer, request: wire.Request, right: int) -> tuple[bytes, bytes]:
+        """Returns the name that a request is about, and what names of its namespace begin with."""
         (key,) = self.arguments(request, 1)
         wire.check_key(key)
-        return self._service.prefix(request.options) + key
+        prefix = self._service.enter(peer, request.options, right)
+        return prefix + key, prefix
 
     def _order(self, operation: Operation, ticket: Any = None, owner: Answer | None = None) -> None:
         self._service.orders.order([operation], [ticket], owner)

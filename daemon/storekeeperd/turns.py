@@ -24,6 +24,9 @@ class Turns:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._waiting
+
     def take(self, name: bytes, claimant: Any) -> bool:
         """Returns True if the name is free and now taken; else the claimant is queued and `release` will return it."""
         if name not in self._waiting:

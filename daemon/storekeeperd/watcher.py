@@ -125,11 +125,14 @@ class Watcher:
     Args:
         store: the store's directory.
         prefixes: what names of each directory begin with: `b""` for the store itself, `b"namespace/"`.
+
+    Attributes:
+        prefixes: those that are watched from the next `arm` on.
     """
 
     def __init__(self, store: Path, prefixes: Iterable[bytes]) -> None:
         self._store = os.fsencode(store)
-        self._prefixes = tuple(prefixes)
+        self.prefixes = tuple(prefixes)
         self._watched: dict[int, bytes] = {}  # watch -> prefix
         self._beat_watch = -1
         self._above: set[int] = set()
@@ -154,7 +157,7 @@ class Watcher:
         fcntl.fcntl(inotify._inotify_fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
         self._inotify = inotify
         try:
-            for prefix in self._prefixes:
+            for prefix in self.prefixes:
                 self._watched[_add(inotify, self._store + b"/" + prefix, _OBJECTS)] = prefix
             with contextlib.suppress(FileNotFoundError):  # removed at this moment; it is made again
                 self._beat_watch = _add(inotify, self._store + b"/" + _FOLDER, _BEAT)

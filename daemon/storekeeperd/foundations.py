@@ -1,0 +1,111 @@
+"""The verbs on namespaces: namespaces, create and drop.
+
+Pure. Owns who may make and remove one, and that it is served only when its folder stands. What is told of one is
+namespaces.py's; how folders are made home.py's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storekeeper import wire
+from storekeeper.errors import BadRequest, Denied, KeyExists, NamespaceMissing, TooMany
+from storekeeperd import namespaces
+from storekeeperd.access import MANAGE, READ, WRITE, Rules
+from storekeeperd.answers import Answer, Peer
+from storekeeperd.namespaces import DEFAULT, BadSetting
+from storekeeperd.operations import Outcome, Task
+
+if TYPE_CHECKING:
+    from storekeeperd.service import Service
+
+
+class Foundations:
+    """The verbs on namespaces.
+
+    Args:
+        service: whose verbs they are, and who serves the namespaces.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._under_way: set[str] = set()
+
+    def namespaces(self, peer: Peer, request: wire.Request) -> None:
+        """Answers with the namespaces that the caller may read: what they are told, and what he may do there."""
+        if request.arguments:
+            raise BadRequest(f"namespaces takes as arguments: {wire.ARGUMENTS[request.verb]}")
+        service, found = self._service, {}
+        for name, prefix in service.prefixes.items():
+            rights = service.access.rights(peer, prefix)
+            if rights & READ:
+                may = [word for right, word in ((READ, "read"), (WRITE, "write"), (MANAGE, "manage")) if rights & right]
+                found[name] = {"you_may": may, **service.spaces[prefix].to_settings()}
+        service.reply(peer, request, wire.OK, (), {"namespaces": found})
+
+    def create(self, peer: Peer, request: wire.Request) -> None:
+        """Makes a namespace. Who makes it manages it, and nobody else may anything unless the settings say so."""
+        service = self._service
+        name = self._name(peer, request)
+        if not service.access.may_create(peer):
+            raise Denied(f"uid {peer.uid} may not make namespaces; root may, and who is named in the setting creators")
+        if name in service.prefixes or name in self._under_way:
+            raise KeyExists(f"there is a namespace {name!r} already")
+        if len(service.prefixes) + len(self._under_way) >= service.limits.namespaces_max:
+            raise TooMany(f"a store has at most {service.limits.namespaces_max} namespaces")
+        alone = [str(peer.uid)]
+        settings = {"read": alone, "write": alone, "manage": alone, **request.options.get("settings", {})}
+        try:
+            space = namespaces.parse(settings)
+        except BadSetting as error:
+            raise BadRequest(str(error)) from None
+        if space.ttl_s:
+            service.keep_lives()
+        rules = Rules()
+
+        def found() -> None:
+            nonlocal rules
+            try:
+                rules = service.outside.found(name, space)
+            except BadSetting as error:
+                raise BadRequest(str(error)) from None
+
+        self._carry_out(peer, request, name, found, lambda: service.set_space(name, space, rules))
+
+    def drop(self, peer: Peer, request: wire.Request) -> None:
+        """Removes a namespace that is empty."""
+        service = self._service
+        name = self._name(peer, request)
+        prefix = service.prefixes.get(name)
+        if prefix is None or name in self._under_way or not service.access.rights(peer, prefix):
+            raise NamespaceMissing(f"no namespace {name[:64]!r} here")
+        service.access.check(peer, prefix, MANAGE)
+        if name in service.outside.fixed():
+            raise Denied(f"namespace {name!r} stands in the daemon's configuration: remove it there")
+        self._carry_out(
+            peer, request, name, lambda: service.outside.found(name, None), lambda: service.drop_space(name)
+        )
+
+    def _name(self, peer: Peer, request: wire.Request) -> str:
+        if len(request.arguments) != 1:
+            raise BadRequest(f"{request.verb.decode()} takes as arguments: {wire.ARGUMENTS[request.verb]}")
+        (name,) = request.arguments
+        wire.check_key(name)
+        text = bytes(name).decode()
+        if text == DEFAULT:
+            raise BadRequest("the default namespace is always there")
+        return text
+
+    def _carry_out(self, peer: Peer, request: wire.Request, name: str, run: Any, then: Any) -> None:
+        """Does something in a worker, and what follows from it when it has succeeded."""
+        answer = Answer(peer, request, 1)
+        self._under_way.add(name)
+
+        def came(_: Task, outcome: Outcome) -> None:
+            self._under_way.discard(name)
+            if outcome.error is None:
+                then()
+                self._service.outside.founded()
+            self._service.settle(answer, 0, outcome)
+
+        self._service.orders.order([Task(run)], [came], answer)

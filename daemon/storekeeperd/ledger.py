@@ -1,0 +1,293 @@
+"""How much may be kept, and whose it is: room is reserved before a byte is written, and given back when it is known.
+
+Pure. Owns what is reserved, and the bounds: of the store, of each namespace, of each user in both. What is there is the
+index's to know; what is on its way, and what is removed but still being read, is reserved here. What is there and what
+is reserved never exceed a bound together. An object is charged for whole blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from storekeeper.errors import Busy, QuotaExceeded
+from storekeeperd.index import NOBODY, Index, Totals, charge_of
+from storekeeperd.namespaces import UNBOUNDED, Namespace, Quota
+from storekeeperd.sight import size_of
+
+Free = tuple[int, int]
+"""Bytes and inodes that the file system has free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds of a whole store.
+
+    Attributes:
+        quota: of all objects.
+        user_quota: of the objects of each user.
+        users: of some users, instead of that, by number.
+        object_bytes_max: bytes of one object; 0: no bound.
+        keep_free_bytes, keep_free_inodes: what the file system must have free after a put.
+    """
+
+    quota: Quota = UNBOUNDED
+    user_quota: Quota = UNBOUNDED
+    users: Mapping[int, Quota] = field(default_factory=dict)
+    object_bytes_max: int = 0
+    keep_free_bytes: int = 0
+    keep_free_inodes: int = 0
+
+
+class SpaceFull(QuotaExceeded):
+    """Only the bound of the namespace itself is in the way: room can be made, where that is its policy.
+
+    Attributes:
+        prefix: the namespace.
+        quota: its bound.
+        charge_bytes, objects: what does not fit.
+    """
+
+    def __init__(self, message: str, prefix: bytes, quota: Quota, charge_bytes: int, objects: int = 1) -> None:
+        super().__init__(message)
+        self.prefix = prefix
+        self.quota = quota
+        self.charge_bytes = charge_bytes
+        self.objects = objects
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it does not fit even if there is nothing else."""
+        quota = self.quota
+        return bool(
+            (quota.bytes_max and self.charge_bytes > quota.bytes_max)
+            or (quota.objects_max and self.objects > quota.objects_max)
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Charge:
+    """Room that is reserved.
+
+    Attributes:
+        prefix, uid: for whom: what names of the namespace begin with, and the user.
+        bytes, objects: how much.
+        sums: what it is counted in.
+    """
+
+    prefix: bytes
+    uid: int
+    bytes: int
+    objects: int
+    sums: tuple[Totals, ...]
+
+
+_PLAIN = Namespace()
+
+
+class Ledger:
+    """Reservations over one index.
+
+    Args:
+        index: what is there.
+        bounds: of the store.
+        free: returns what the file system has free; called only if some of it is to be kept.
+
+    Attributes:
+        bounds_anything: whether there is any bound at all.
+    """
+
+    def __init__(self, index: Index, bounds: Bounds, free: Callable[[], Free]) -> None:
+        self._index = index
+        self._bounds = bounds
+        self._free = free
+        self._spaces: dict[bytes, Namespace] = {}
+        self._all = Totals()
+        self._of_space: dict[bytes, Totals] = {}
+        self._of_user: dict[int, Totals] = {}
+        self._of_cell: dict[tuple[bytes, int], Totals] = {}
+        self._anything = False  # that bounds the store or its users
+        self.bounds_anything = False
+        self._bounded: dict[bytes, bool] = {}
+        self._judge()
+
+    def set_space(self, prefix: bytes, space: Namespace | None) -> None:
+        """Sets the bounds of a namespace; None if it is no more."""
+        if space is None:
+            self._spaces.pop(prefix, None)
+        else:
+            self._spaces[prefix] = space
+        self._judge()
+
+    def _judge(self) -> None:
+        bounds = self._bounds
+        parts = (bounds.quota, bounds.user_quota, *bounds.users.values())
+        self._anything = any(part != UNBOUNDED for part in parts)
+        self._bounded = {
+            prefix: space.quota != UNBOUNDED or space.user_quota != UNBOUNDED for prefix, space in self._spaces.items()
+        }
+        kept = bounds.object_bytes_max or bounds.keep_free_bytes or bounds.keep_free_inodes
+        sizes = any(space.object_bytes_max for space in self._spaces.values())
+        self.bounds_anything = bool(self.counts or kept or sizes)
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is any bound on what is kept, so that every object is to be looked at soon."""
+        return self._anything or any(self._bounded.values())
+
+    def reserve(self, prefix: bytes, uid: int, size: int) -> Charge | None:
+        """Reserves room for an object of a size in bytes; returns None where nothing is bounded.
+
+        Raises:
+            QuotaExceeded: a bound would be exceeded; nothing is reserved.
+            Busy: it is not known yet how much there is.
+        """
+        self._check_size(prefix, size)
+        charge = charge_of(size)
+        if self._bounds.keep_free_bytes or self._bounds.keep_free_inodes:
+            self._check_free(charge, 1)
+        if self._anything or self._bounded.get(prefix):
+            self._check(prefix, uid, charge, 1)
+        elif not self.bounds_anything:
+            return None
+        return self._enter(prefix, uid, charge, 1)
+
+    def hold(self, prefix: bytes, uid: int, size: int) -> Charge:
+        """Counts an object as there that is removed, but still being read. Never refused: it was there."""
+        return self._enter(prefix, uid, charge_of(size), 0)
+
+    def grow(self, charge: Charge | None, prefix: bytes, size: int) -> None:
+        """Makes a reservation enough for an object of a size in bytes; raises as `reserve`, it stays as it is then."""
+        self._check_size(prefix, size)
+        more = charge_of(size) - charge.bytes if charge is not None else 0
+        if charge is None or more <= 0:
+            return
+        if self._bounds.keep_free_bytes or self._bounds.keep_free_inodes:
+            self._check_free(more, 0)
+        self._check(charge.prefix, charge.uid, more, 0)
+        self._add(charge.sums, more, 0)
+        charge.bytes += more
+
+    def release(self, charge: Charge | None) -> None:
+        """Gives a reservation back: its object is there, and counted, or is not to come. Once for each."""
+        if charge is not None:
+            self._add(charge.sums, -charge.bytes, -charge.objects)
+
+    def used(self, prefix: bytes) -> Totals:
+        """Returns what a namespace holds, with what is reserved for it."""
+        totals = self._index.totals(prefix)
+        totals.add(self._of_space.get(prefix, Totals()))
+        return totals
+
+    def bounds_of(self, prefix: bytes, uid: int) -> dict[str, tuple[int, int]]:
+        """Returns the bounds that hold for a user in a namespace, by name, and what is used of each."""
+        told: dict[str, tuple[int, int]] = {}
+        for whose, quota, there, reserved in self._held_against(prefix, uid):
+            if quota.bytes_max:
+                used = there.charged_bytes + (reserved.charged_bytes if reserved else 0)
+                told[f"{whose}_bytes_max"] = quota.bytes_max, used
+            if quota.objects_max:
+                told[f"{whose}_objects_max"] = quota.objects_max, there.objects + (reserved.objects if reserved else 0)
+        return told
+
+    def _held_against(self, prefix: bytes, uid: int) -> list[tuple[str, Quota, Totals, Totals | None]]:
+        """Returns what a put is held against: whose bound, what it is, what is there, what is reserved."""
+        bounds, space = self._bounds, self._spaces.get(prefix, _PLAIN)
+        user_quota = bounds.users.get(uid, bounds.user_quota)
+        whole, in_space, of_user, of_cell = self._index.sums(prefix, uid)
+        return [
+            ("store", bounds.quota, whole, self._all),
+            ("user", user_quota, of_user, self._of_user.get(uid)),
+            ("namespace_user", space.user_quota, of_cell, self._of_cell.get((prefix, uid))),
+            ("namespace", space.quota, in_space, self._of_space.get(prefix)),
+        ]
+
+    def reserved(self) -> Totals:
+        """Returns what is reserved in all."""
+        return self._all
+
+    @staticmethod
+    def charge_of(seen: int) -> int:
+        """Returns the bytes that an object is charged for, by its sight."""
+        return charge_of(size_of(seen))
+
+    # -- parts
+
+    def _check_size(self, prefix: bytes, size: int) -> None:
+        space = self._spaces.get(prefix)
+        for bound, whose in (
+            (self._bounds.object_bytes_max, "the store"),
+            (space.object_bytes_max if space else 0, f"namespace {_name(prefix)!r}"),
+        ):
+            if bound and size > bound:
+                raise QuotaExceeded(f"an object of {whose} has at most {bound} bytes, this one has {size}")
+
+    def _check_free(self, charge: int, objects: int) -> None:
+        free_bytes, free_inodes = self._free()
+        reserved, bounds = self._all, self._bounds
+        left = free_bytes - reserved.charged_bytes - charge
+        if bounds.keep_free_bytes and left < bounds.keep_free_bytes:
+            raise QuotaExceeded(
+                f"the file system has {free_bytes} bytes free, {reserved.charged_bytes} of them are reserved, and "
+                f"{bounds.keep_free_bytes} are to be kept free: {charge} more are too many; evict something"
+            )
+        if bounds.keep_free_inodes and free_inodes - reserved.objects - objects < bounds.keep_free_inodes:
+            raise QuotaExceeded(
+                f"the file system has {free_inodes} inodes free, and {bounds.keep_free_inodes} are to be kept free: "
+                "evict something"
+            )
+
+    def _check(self, prefix: bytes, uid: int, charge: int, objects: int) -> None:
+        if self._index.sums(prefix, NOBODY)[2].objects:
+            raise Busy("the store is being measured, which comes before anything more is put; try again in a moment")
+        name = repr(_name(prefix))
+        told = {
+            "store": "the store",
+            "user": f"uid {uid}",
+            "namespace_user": f"uid {uid} in namespace {name}",
+            "namespace": f"namespace {name}",
+        }
+        for whose, quota, there, reserved in self._held_against(prefix, uid):
+            if quota == UNBOUNDED:
+                continue
+            try:
+                _hold_against(quota, there, reserved, charge, objects, told[whose])
+            except QuotaExceeded as full:
+                if whose != "namespace":
+                    raise
+                # The last one: nothing else is in the way, and room may be made.
+                raise SpaceFull(str(full), prefix, quota, charge) from None
+
+    def _enter(self, prefix: bytes, uid: int, charge: int, objects: int) -> Charge:
+        sums = (
+            self._all,
+            self._of_space.setdefault(prefix, Totals()),
+            self._of_user.setdefault(uid, Totals()),
+            self._of_cell.setdefault((prefix, uid), Totals()),
+        )
+        self._add(sums, charge, objects)
+        return Charge(prefix, uid, charge, objects, sums)
+
+    @staticmethod
+    def _add(sums: tuple[Totals, ...], charge: int, objects: int) -> None:
+        for totals in sums:
+            totals.charged_bytes += charge
+            totals.objects += objects
+
+
+def _hold_against(quota: Quota, there: Totals, reserved: Totals | None, charge: int, objects: int, whose: str) -> None:
+    if quota.bytes_max:
+        used = there.charged_bytes + (reserved.charged_bytes if reserved else 0)
+        if used + charge > quota.bytes_max:
+            raise QuotaExceeded(
+                f"{whose} may hold {quota.bytes_max} bytes in whole blocks and holds {used}: "
+                f"{charge} more are too many; evict something"
+            )
+    if quota.objects_max:
+        used = there.objects + (reserved.objects if reserved else 0)
+        if used + objects > quota.objects_max:
+            raise QuotaExceeded(f"{whose} may hold {quota.objects_max} objects and holds {used}; evict something")
+
+
+def _name(prefix: bytes) -> str:
+    return prefix[:-1].decode("utf-8", "replace") or "default"

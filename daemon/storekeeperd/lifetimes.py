@@ -1,0 +1,120 @@
+"""When objects end of themselves: they expire, or the process that they are tied to is gone.
+
+Pure. Owns who ends when. What an object's lifetime is stands in its sight, which the index has; here is only the order
+of the ends. An end that was moved (touch, a new object, a pin) leaves an old note behind, which is held against the
+index when its time comes. From the moment it ends an object is no more to any reader, though its file may be there for
+a while: `ended` has its name until it is removed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+
+from storekeeperd.index import Index
+from storekeeperd.sight import expires_of, is_pinned, process_of
+
+EXPIRED, PROCESS = "expired", "process"
+"""Why an object ended."""
+
+
+class Lifetimes:
+    """The ends of one index's objects.
+
+    Args:
+        index: what is there; its `on_life` is taken.
+
+    Attributes:
+        ended: why each object that is no more has ended, until it is removed.
+        fresh: names of those that nobody has taken yet, to remove them.
+        begun: processes that objects were tied to since this was emptied last: somebody has to see when they end.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._ends: dict[bytes, list[tuple[int, bytes]]] = {}  # heaps, by namespace
+        self._noted: dict[bytes, int] = {}  # the end that a heap has of each name
+        self._tied: dict[int, dict[bytes, None]] = {}  # by process
+        self.ended: dict[bytes, str] = {}
+        self.fresh: deque[bytes] = deque()
+        self.begun: list[int] = []
+        index.on_life = self.note
+
+    def note(self, name: bytes, seen: int) -> None:
+        """Takes the sight of an object that expires, is tied to a process, or is pinned."""
+        expires_ms = expires_of(seen)
+        if expires_ms and self._noted.get(name) != expires_ms:
+            self._noted[name] = expires_ms
+            prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
+            heapq.heappush(self._ends.setdefault(prefix, []), (expires_ms, name))
+        process = process_of(seen)
+        if process:
+            if process not in self._tied:
+                self._tied[process] = {}
+                self.begun.append(process)
+            self._tied[process][name] = None
+
+    @property
+    def next_ms(self) -> int | None:
+        """When the next object may expire, in milliseconds of CLOCK_BOOTTIME; None if none does."""
+        return min((heap[0][0] for heap in self._ends.values() if heap), default=None)
+
+    def expire(self, now_ms: int, limit: int) -> int:
+        """Takes the time: what expires by now has ended. At most `limit` notes at once; returns how many it read."""
+        read = 0
+        for heap in self._ends.values():
+            while heap and heap[0][0] <= now_ms and read < limit:
+                expires_ms, name = heapq.heappop(heap)
+                read += 1
+                if self._noted.get(name) == expires_ms:
+                    del self._noted[name]
+                if self._expires(name) == expires_ms:
+                    self._end(name, EXPIRED)
+        return read
+
+    def end_process(self, process: int) -> None:
+        """Takes that a process has ended, and with it what was tied to it."""
+        for name in self._tied.pop(process, ()):
+            seen = self._index.seen(name)
+            if seen is not None and process_of(seen) == process and not is_pinned(seen):
+                self._end(name, PROCESS)
+
+    def is_tied(self, process: int) -> bool:
+        """Returns whether anything may be tied to a process. Forgets it if not."""
+        names = self._tied.get(process)
+        if names is None:
+            return False
+        for name in list(names):
+            seen = self._index.seen(name)
+            if seen is not None and process_of(seen) == process:
+                return True
+            del names[name]
+        del self._tied[process]
+        return False
+
+    def settle(self, name: bytes) -> None:
+        """Takes that an object which had ended was removed, or is another one by now."""
+        self.ended.pop(name, None)
+
+    def soonest(self, prefix: bytes) -> Iterator[bytes]:
+        """Yields names of a namespace that expire, soonest first; each is not noted any more.
+
+        Who takes a name and leaves its object alone has to `note` it again.
+        """
+        heap = self._ends.get(prefix, [])
+        while heap:
+            expires_ms, name = heapq.heappop(heap)
+            if self._noted.get(name) == expires_ms:
+                del self._noted[name]
+            if self._expires(name) == expires_ms:
+                yield name
+
+    def _end(self, name: bytes, cause: str) -> None:
+        if name not in self.ended:
+            self.ended[name] = cause
+            self.fresh.append(name)
+
+    def _expires(self, name: bytes) -> int:
+        seen = self._index.seen(name)
+        return expires_of(seen) if seen is not None and seen >= 0 else 0

@@ -1,0 +1,49 @@
+"""What the service asks of the world around it, as functions: the driver gives them, or a simulation.
+
+Pure. Owns the list of questions, and what is answered where nobody gives an answer: nothing has lifetimes, nobody makes
+namespaces, the disk is endless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from storekeeper.errors import BadRequest
+from storekeeperd.access import Rules
+from storekeeperd.answers import Peer
+from storekeeperd.namespaces import Namespace
+
+
+def _nobody(_: Peer) -> int:
+    raise BadRequest("nothing can be tied to a process here")
+
+
+def _nothing(_: str, __: Namespace | None) -> Rules:
+    raise BadRequest("no namespaces can be made here")
+
+
+@dataclass(slots=True)
+class Outside:
+    """Functions of the driver.
+
+    Attributes:
+        free: bytes and inodes that the file system has free.
+        identify: the process of a peer (see processes.py); raises if it cannot be told.
+        keep_lives: notes that objects may have lifetimes; raises if the file system cannot keep any.
+        found: makes the folder of a namespace and keeps its settings, or removes both (None), and returns its rules.
+            Waits for the disk: called in a worker.
+        fixed: names of namespaces that stand in the configuration.
+        founded: called in the loop after that: other directories are to be watched.
+        now_s: seconds of the epoch.
+        wake: sees to it that there is another turn soon.
+    """
+
+    free: Callable[[], tuple[int, int]] = lambda: (1 << 62, 1 << 62)
+    identify: Callable[[Peer], int] = _nobody
+    keep_lives: Callable[[], None] = lambda: None
+    found: Callable[[str, Namespace | None], Rules] = _nothing
+    fixed: Callable[[], Collection[str]] = tuple
+    founded: Callable[[], None] = lambda: None
+    now_s: Callable[[], float] = lambda: 0.0
+    wake: Callable[[], None] = lambda: None

@@ -1,0 +1,138 @@
+"""Processes that objects are tied to: who a peer is, and when one ends.
+
+Owns the descriptors of processes (pidfd_open(2)). A process is known by its number and the moment it was started, in
+clock ticks since boot: a number alone is given to another process one day. Whose it is, the kernel says: the process
+that connected (SO_PEERPIDFD, Linux 6.5; else its number from SO_PEERCRED).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from storekeeper.errors import BadRequest, Busy
+from storekeeperd.answers import Peer
+from storekeeperd.loop import READ, Loop
+from storekeeperd.sight import PID_MAX
+
+_SO_PEERPIDFD = 77
+_PID_BITS = PID_MAX.bit_length()
+_START_MAX = (1 << 42) - 1
+
+
+class Processes:
+    """Processes whose end is waited for.
+
+    Args:
+        loop: where to wait.
+        at_most: how many; each is a descriptor.
+        ended: called with a process when it has ended.
+    """
+
+    def __init__(self, loop: Loop, at_most: int, ended: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._at_most = at_most
+        self._ended = ended
+        self._watched: dict[int, int] = {}  # process -> descriptor
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def identify(self, peer: Peer) -> int:
+        """Returns the process of a peer.
+
+        Raises:
+            BadRequest: it has ended, or cannot be told from here.
+            Busy: the end of too many processes is waited for.
+        """
+        if peer.process:
+            return peer.process
+        if len(self._watched) >= self._at_most:
+            raise Busy(f"objects are tied to {self._at_most} processes, as many as may be; try again in a moment")
+        held = _held_by(peer)
+        try:
+            process = find(peer.pid)
+            # The descriptor is of the process that connected: if that is alive now, its number is nobody else's.
+            if process and (held < 0 or not _has_ended(held)):
+                peer.process = process
+                return process
+        finally:
+            if held >= 0:
+                os.close(held)
+        raise BadRequest("the process that connected cannot be told or has ended: nothing can be tied to it")
+
+    def watch(self, process: int) -> None:
+        """Waits for the end of a process; `ended` is called at once, or soon, if it has ended by now."""
+        if process in self._watched:
+            return
+        try:
+            descriptor = os.pidfd_open(process & PID_MAX)
+        except OSError:  # ESRCH: it has ended. Or there are no descriptors left: `tick` asks again
+            self._watched[process] = -1
+            self._ask(process)
+            return
+        if find(process & PID_MAX) != process:  # its number is another's by now
+            os.close(descriptor)
+            self._ended(process)
+            return
+        self._watched[process] = descriptor
+        self._loop.watch(descriptor, READ, lambda _: self._end(process))
+
+    def forget(self, process: int) -> None:
+        """Waits for a process no longer."""
+        descriptor = self._watched.pop(process, -1)
+        if descriptor >= 0:
+            self._loop.unwatch(descriptor)
+            os.close(descriptor)
+
+    def tick(self, is_tied: Callable[[int], bool]) -> None:
+        """Gives up those that nothing is tied to; to be called every second."""
+        for process, descriptor in list(self._watched.items()):
+            if not is_tied(process):
+                self.forget(process)
+            elif descriptor < 0:
+                del self._watched[process]
+                self.watch(process)
+
+    def close(self) -> None:
+        """Waits for none any more."""
+        for process in list(self._watched):
+            self.forget(process)
+
+    def _ask(self, process: int) -> None:
+        if find(process & PID_MAX) != process:
+            self._end(process)
+
+    def _end(self, process: int) -> None:
+        self.forget(process)
+        self._ended(process)
+
+
+def find(pid: int) -> int:
+    """Returns the process that has a number now, with the moment it was started; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X"):  # proc(5): a zombie has ended
+            return 0
+        started = int(fields[19])  # field 22 of the line
+    except (OSError, ValueError, IndexError):
+        return 0
+    return min(started, _START_MAX) << _PID_BITS | pid
+
+
+def _held_by(peer: Peer) -> int:
+    """Returns a descriptor of the process that connected; -1 where the kernel has none."""
+    try:
+        return int(peer.carrier.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+    except OSError:
+        return -1
+
+
+def _has_ended(descriptor: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
