@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storekeeper.client import Client, ObjectInfo
+    from storekeeper.client import Client
     from storekeeper.errors import StorekeeperError
+    from storekeeper.listing import ObjectInfo
 
 __all__ = ["Client", "ObjectInfo", "StorekeeperError", "__version__"]
 __version__ = "0.1.0"
 
-_HOMES = {"Client": "client", "ObjectInfo": "client", "StorekeeperError": "errors"}
+_HOMES = {"Client": "client", "ObjectInfo": "listing", "StorekeeperError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Where a daemon is: the addresses tried when none is given.
+"""Where a daemon is, and who may be there: the addresses tried when none is given, and whose sockets they must be.
 
-Owns the rule, nothing else: `$STOREKEEPER_ADDRESS`, else the user's own daemon if its socket is there, else the
+Owns the rules, nothing else: `$STOREKEEPER_ADDRESS`, else the user's own daemon if its socket is there, else the
 node's. The daemon listens by the same rule.
 """
 
@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 from pathlib import Path
 
+from storekeeper.errors import WrongServer
+
 VARIABLE = "STOREKEEPER_ADDRESS"
 INSTANCE = "default"
+SERVICE_USER = "storekeeper"
+"""Whom the node's daemon runs as."""
+
+Servers = frozenset[int]
+"""Users who may serve an address; anybody, if there are none."""
 
 
 def node_address(instance: str = INSTANCE) -> str:
@@ -69,3 +77,50 @@ def default_address() -> str:
 def normal_address(address: str) -> str:
     """Returns an address with its scheme: a plain path is an ipc:// address."""
     return address if "://" in address else f"ipc://{os.path.abspath(address)}"
+
+
+def expected_servers(server: str | int | None, *, given: bool) -> Servers:
+    """Returns who may serve an address.
+
+    Args:
+        server: a user's name or number; None if nothing was said.
+        given: whether the address was: then whoever is there may, for somebody has named it. Else root, the user of
+            the node's daemon, and this one.
+
+    Raises:
+        ValueError: this system knows no such user.
+    """
+    if server is None:
+        if given or os.environ.get(VARIABLE):
+            return frozenset()
+        return frozenset({0, os.geteuid(), *_numbers(SERVICE_USER)})
+    if isinstance(server, int) or server.isdigit():
+        return frozenset({int(server)})
+    found = _numbers(server)
+    if not found:
+        raise ValueError(f"server={server!r}: this system knows no such user; a number will do")
+    return found
+
+
+def check_server(address: str, uid: int, servers: Servers) -> None:
+    """Raises `WrongServer` if a user who is none of those expected serves an address."""
+    if servers and uid not in servers:
+        expected = ", ".join(map(str, sorted(servers)))
+        raise WrongServer(f"uid {uid} serves {address}, and not uid {expected}, as expected; nothing was sent there")
+
+
+def check_socket(address: str, servers: Servers) -> None:
+    """Raises `WrongServer` if an address's socket is of a user who is none of those expected."""
+    if servers and address.startswith("ipc://"):
+        try:
+            owner = os.stat(address.removeprefix("ipc://")).st_uid
+        except OSError:  # nobody is there, which shows soon enough
+            return
+        check_server(address, owner, servers)
+
+
+def _numbers(user: str) -> Servers:
+    try:
+        return frozenset({pwd.getpwnam(user).pw_uid})
+    except KeyError:
+        return frozenset()

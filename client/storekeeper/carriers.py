@@ -18,6 +18,7 @@ import itertools
 import os
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from typing import Any
 
 import zmq
 
+from storekeeper.address import Servers, check_server, check_socket
 from storekeeper.errors import BadRequest, DaemonUnreachable, TimedOut, TooMany
 
 _PATIENCE_MS = 50
@@ -75,12 +77,16 @@ class Carrier:
 
     Args:
         address: where the daemon is.
+        servers: users who may serve it; nobody in particular if it is empty.
 
     Raises:
         BadRequest: the address is none.
+        WrongServer: its socket is another user's.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, servers: Servers = frozenset()) -> None:
+        check_socket(address, servers)
+        self._servers = servers
         self.pid = os.getpid()
         self._address = address
         self._descriptor = -1
@@ -175,6 +181,16 @@ class Carrier:
             if left_ms <= 0:
                 raise TimedOut("the daemon did not answer in time; try again, or allow more with timeout=")
 
+    def _check_server(self, descriptor: int) -> None:
+        """Asks the kernel who listens there, and believes nothing that another one says."""
+        if not self._servers or not self._address.startswith("ipc://"):
+            return
+        try:
+            uid = _server_of(descriptor)
+        except OSError:  # it is closed again
+            return
+        check_server(self._address, uid, self._servers)
+
     def _take_events(self) -> None:
         """Raises `DaemonUnreachable` if the connection broke: a request in flight is then lost without a word."""
         while not self._broken and self._events.poll(0):
@@ -183,11 +199,19 @@ class Carrier:
                 _descriptors.pop(self._descriptor, None)
                 self._broken = True
                 break
+            self._check_server(descriptor)
             self._connected = True
             self._descriptor = descriptor
             _descriptors[descriptor] = self._address
         if self._broken:
             raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
+
+
+def _server_of(descriptor: int) -> int:
+    """Returns the user who listens at the other end of a socket: unix(7), SO_PEERCRED."""
+    with socket.socket(fileno=os.dup(descriptor)) as copy:
+        credentials = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
 def unreachable(address: str) -> DaemonUnreachable:
@@ -225,10 +249,12 @@ class Carriers:
 
     Args:
         address: where the daemon is.
+        servers: as in Carrier.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, servers: Servers = frozenset()) -> None:
         self._address = address
+        self._servers = servers
         # deque.pop and append are atomic and take no lock, so they are safe in a __del__ that interrupts them.
         self._idle: deque[Carrier] = deque()
 
@@ -239,7 +265,7 @@ class Carriers:
             try:
                 carrier = self._idle.pop()
             except IndexError:
-                return Carrier(self._address)
+                return Carrier(self._address, self._servers)
             if carrier.pid != pid:
                 continue
             if carrier.is_whole():

@@ -6,30 +6,21 @@ locked while it waits (see session.py and carriers.py).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+import builtins
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-from storekeeper import ranges, wire
-from storekeeper.address import default_address, normal_address
+from storekeeper import listing, ranges, wire
+from storekeeper.address import default_address, expected_servers, normal_address
 from storekeeper.exchange import Exchange
+from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.session import Session
-from storekeeper.traffic import Bools, Keys, Objects, Traffic
+from storekeeper.traffic import Bools, Keys, Objects, Terms, Traffic
 
 TIMEOUT_S = 30.0
-
-
-class ObjectInfo(NamedTuple):
-    """What `Client.stat` tells of an object."""
-
-    key: str
-    size: int
-    """Bytes."""
-    owner: int
-    """User id of who put it; the file's owner if the daemon did not make it."""
-    created: float
-    """Seconds since the epoch."""
+_SORTED_MAX = 10_000
+"""Names that a daemon sorts at once, if it is not told otherwise."""
 
 
 class Client:
@@ -44,6 +35,8 @@ class Client:
             it runs, else the node's.
         namespace: which part of the store.
         timeout: seconds a call may take; objects that travel in ranges get a second more for every 16 MiB.
+        server: who is expected to serve the address, by name or number: nothing is sent to anybody else. None: for an
+            address that was given, whoever does; else root, the user `storekeeper` or this one.
         session: another way to the daemon, instead of address and timeout (see directory.py).
     """
 
@@ -53,9 +46,12 @@ class Client:
         namespace: str = "default",
         *,
         timeout: float = TIMEOUT_S,
+        server: str | int | None = None,
         session: Session | None = None,
     ) -> None:
-        self._session = session or Session(normal_address(address or default_address()), timeout)
+        self._session = session or Session(
+            normal_address(address or default_address()), timeout, expected_servers(server, given=address is not None)
+        )
         self.namespace = namespace
         self._options: dict[str, Any] = {} if namespace == "default" else {"namespace": namespace}
         self._traffic = Traffic(self._session, self._options)
@@ -72,23 +68,38 @@ class Client:
 
     # -- the four verbs, for one
 
-    def put(self, data: Any, key: str | None = None, *, replace: bool = False, durability: str = "os") -> str:
+    def put(
+        self,
+        data: Any,
+        key: str | None = None,
+        *,
+        replace: bool = False,
+        durability: str | None = None,
+        ttl: float | None = None,
+        lifetime: str | None = None,
+    ) -> str:
         """Stores bytes; they are visible to every later request when this returns.
 
         Args:
             data: any bytes-like object.
             key: the name; a random UUID if None.
-            replace: whether other bytes under that key are replaced, atomically.
-            durability: "os" survives the daemon, "disk" also a power cut.
+            replace: whether other bytes under that key are replaced, atomically. Only its owner may do that, a manager
+                of the namespace, or root.
+            durability: "os" survives the daemon, "disk" also a power cut; None for what the namespace says.
+            ttl: seconds until it expires, 0 for never; None for what the namespace says.
+            lifetime: "process": it ends with this process, as the kernel sees it.
 
         Returns:
             The key.
 
         Raises:
-            KeyExists: the key holds other bytes. The same bytes are no error: the put was made twice.
+            KeyExists: the key holds other bytes. The same bytes are no error: the put was made twice, and what was
+                put first is left as it was.
+            Denied: the namespace or the object's owner does not let you.
+            QuotaExceeded: a limit of the store, the namespace or yours would be exceeded.
             BadKey, DiskFull, …: see storekeeper.errors.
         """
-        return self._traffic.put_one(data, key, replace, durability)[0]
+        return self._traffic.put_one(data, key, Terms(replace, durability, ttl, lifetime))[0]
 
     def get(self, key: str, *, into: Any = None) -> Any:
         """Fetches an object.
@@ -118,7 +129,11 @@ class Client:
         return self.exists_batch([key], fresh=fresh)[0]
 
     def evict(self, key: str) -> bool:
-        """Removes an object. Returns whether it was there."""
+        """Removes an object. Returns whether it was there.
+
+        Raises:
+            Denied: it is another one's, and you do not manage the namespace.
+        """
         return self.evict_batch([key])[0]
 
     # -- for many: one request as far as a message carries
@@ -129,14 +144,16 @@ class Client:
         keys: Sequence[str] | None = None,
         *,
         replace: bool = False,
-        durability: str = "os",
+        durability: str | None = None,
+        ttl: float | None = None,
+        lifetime: str | None = None,
     ) -> Keys:
         """Stores many objects; returns their keys, in order. Otherwise as `put`.
 
         Raises:
             BatchFailed: some were refused; its `results` has a key or an error for each.
         """
-        return self._traffic.put_many(objs, keys, replace, durability)
+        return self._traffic.put_many(objs, keys, Terms(replace, durability, ttl, lifetime))
 
     def get_batch(self, keys: Iterable[str]) -> Objects:
         """Fetches many objects; returns their bytes, None for those that are not there, in order.
@@ -154,16 +171,39 @@ class Client:
         """Removes many objects; returns for every key whether it was there, in order."""
         return self._traffic.ask_each(b"evict", keys, self._options, "evicted")
 
+    def _evict_before(self, keys: Iterable[str], before_ns: int) -> Bools:
+        """Removes objects as `evict_batch`, but leaves alone what was put after a moment of CLOCK_BOOTTIME."""
+        return self._traffic.ask_each(b"evict", keys, {**self._options, "before": before_ns}, "evicted")
+
+    # -- how long objects live
+
+    def touch(self, key: str, ttl: float | None = None, *, lifetime: str | None = None) -> bool:
+        """Lets an object expire so many seconds from now; returns whether it was there.
+
+        Args:
+            key: its name.
+            ttl: seconds, 0 for never; None for what the namespace says.
+            lifetime: "process": it ends with this process from now on.
+        """
+        options = {**self._options, **Terms(ttl=ttl, lifetime=lifetime).to_options()}
+        return self._traffic.ask_each(b"touch", [key], options, "ok")[0]
+
+    def pin(self, key: str) -> bool:
+        """Keeps an object: it does not expire, and is not evicted to make room. Returns whether it was there.
+
+        Whoever may evict it can still do so.
+        """
+        return self._traffic.ask_each(b"pin", [key], self._options, "ok")[0]
+
+    def unpin(self, key: str) -> bool:
+        """Takes a pin back. Returns whether the object was there."""
+        return self._traffic.ask_each(b"unpin", [key], self._options, "ok")[0]
+
     # -- about the store
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Returns size, owner and age of an object; None if there is none."""
-        reply = self._traffic.ask(b"stat", [wire.key_frame(key)], self._options)
-        ranges.check_item(reply)
-        if reply.words == ["absent"]:
-            return None
-        told = json.loads(reply.payloads[0])
-        return ObjectInfo(key, told["size"], told["owner"], told["created"])
+        """Returns size, owner, age and lifetime of an object; None if there is none."""
+        return self._session.call(lambda exchange: next(listing.stat(exchange, self._options, [key])))
 
     def verify(self, key: str) -> bool | None:
         """Reads an object in the daemon and holds it against its checksum.
@@ -188,26 +228,88 @@ class Client:
                 change, or without a watch, it takes a scan.
         """
         options = self._with(prefix=prefix, fresh=fresh)
+        return sorted(self._session.call(lambda exchange: listing.keys(exchange, options)))
 
-        def pages(exchange: Exchange) -> Iterator[str]:
-            reply = exchange.ask(b"list", [], options)
-            while True:
-                yield from bytes(reply.payloads[0]).decode("utf-8").split("\0")[:-1]
-                handle = reply.details.get("handle")
-                if handle is None:
-                    return
-                reply = exchange.ask(b"list", [handle.encode()])
+    def list_info(
+        self,
+        prefix: str = "",
+        *,
+        owner: int | None = None,
+        older_than: float | None = None,
+        larger_than: int | None = None,
+        sort: str = "name",
+        reverse: bool = False,
+        after: str = "",
+        limit: int | None = None,
+        fresh: bool = False,
+    ) -> builtins.list[ObjectInfo]:
+        """Returns what is known of objects: size, owner and age. Looks at none of them, and is quick for that.
 
-        return sorted(self._session.call(lambda exchange: list(pages(exchange))))
+        Args:
+            prefix: what their keys begin with.
+            owner: user id of their owner.
+            older_than: seconds since they were put, at least.
+            larger_than: bytes they have more than.
+            sort: "name", "size" or "created".
+            reverse: whether the last ones come first.
+            after: keys that come after that one: the next page of a listing by name.
+            limit: no more than so many; up to 10,000 are sorted by the daemon, which is cheap among a million.
+            fresh: as in `list`.
+        """
+        selection = Selection(prefix, owner, older_than, larger_than, sort, reverse, after, limit)
+        namespace = self._options
 
-    def usage(self, *, fresh: bool = False) -> dict[str, int]:
-        """Returns `objects` and `bytes` of the namespace, and how many objects were not looked at for their size yet.
+        def talk(exchange: Exchange) -> builtins.list[ObjectInfo]:
+            if fresh:
+                exchange.ask(b"list", [], {**namespace, "fresh": True, "sort": "name", "limit": 1, "prefix": "\x01"})
+            return listing.infos(exchange, namespace, selection, _SORTED_MAX)
+
+        return self._session.call(talk)
+
+    def usage(self, *, fresh: bool = False, by: str | None = None) -> dict[str, Any]:
+        """Returns `objects` and `bytes` of the namespace, the bounds that hold for you, and what is used of them.
 
         Args:
             fresh: whether all that was done to the directory before the call must be seen, as in `list`; then every
                 object is looked at, which takes some seconds for a million.
+            by: "user": also `users`, the same by user id, of this namespace - of all that you may read if it is the
+                default one; "namespace": also `namespaces`, the same for each that you may read.
         """
-        return self._traffic.ask(b"usage", [], self._with(fresh=fresh)).details
+        options = self._with(fresh=fresh)
+        if by is not None:
+            options = {**options, "by": by}
+        return self._traffic.ask(b"usage", [], options).details
+
+    # -- namespaces
+
+    def namespaces(self) -> dict[str, dict[str, Any]]:
+        """Returns the namespaces that you may read: what they are told, and what `you_may` do there."""
+        found: dict[str, dict[str, Any]] = self._traffic.ask(b"namespaces", []).details["namespaces"]
+        return found
+
+    def create_namespace(self, name: str, **settings: Any) -> None:
+        """Makes a namespace that you manage. Who may make one, the daemon's configuration says.
+
+        Args:
+            name: a key.
+            settings: `read`, `write`, `manage` (lists of users, "@group"s, "*"), `owner_only`, `bytes_max`,
+                `objects_max`, `user_bytes_max`, `user_objects_max`, `object_bytes_max`, `ttl_s`, `durability`,
+                `eviction`, `high_mark`, `low_mark`; see the README. Only you may do anything unless they say so.
+
+        Raises:
+            Denied: you may not make any.
+            KeyExists: there is one of that name.
+        """
+        options = {"settings": settings} if settings else {}
+        ranges.check_item(self._traffic.ask(b"create", [wire.key_frame(name)], options))
+
+    def drop_namespace(self, name: str) -> None:
+        """Removes a namespace that is empty and that you manage.
+
+        Raises:
+            DiskFailed: it is not empty.
+        """
+        ranges.check_item(self._traffic.ask(b"drop", [wire.key_frame(name)]))
 
     def status(self) -> dict[str, Any]:
         """Returns what the daemon says of itself: objects, bytes, coherence, limits…"""

@@ -25,9 +25,40 @@ from storekeeper.address import default_address, normal_address
 from storekeeper.client import TIMEOUT_S, Client
 from storekeeper.directory import directory_client
 
-__all__ = ["FileConnector", "FileKey", "StorekeeperConnector", "StorekeeperKey"]
+__all__ = ["FileConnector", "FileKey", "ProcessLifetime", "StorekeeperConnector", "StorekeeperKey"]
 
 Objects = list[bytes | None]
+
+
+class ProcessLifetime(str):
+    """The lifetime of what ends with this process, however it ends: the daemon sees to it.
+
+    `Store.put(obj, lifetime=ProcessLifetime())`, as any lifetime of ProxyStore; and `connector.put` takes it, too.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls) -> Self:
+        """Makes one; all are alike."""
+        return super().__new__(cls, "process")
+
+    def add_key(self, *keys: Any, store: Any = None) -> None:
+        """Ties the objects of keys to this process."""
+        for key in keys:
+            store.connector.touch(key, lifetime="process")
+
+    def add_proxy(self, *proxies: Any) -> None:
+        """Ties the objects of proxies of keys to this process."""
+        for proxy in proxies:
+            factory = proxy.__proxy_factory__
+            self.add_key(factory.key, store=factory.get_store())
+
+    def close(self, *, close_stores: bool = False) -> None:
+        """Does nothing: it ends with the process."""
+
+    def done(self) -> bool:
+        """Returns False: the process is alive."""
+        return False
 
 
 class StorekeeperKey(NamedTuple):
@@ -70,21 +101,28 @@ class _Connector(ABC):
         """Makes a connector from what `config` returned."""
         return cls(**config)
 
-    def put(self, obj: Any, *, durability: str = "os") -> Any:
+    def put(self, obj: Any, **terms: Any) -> Any:
         """Stores a serialized object.
 
         Args:
             obj: any bytes-like object.
-            durability: "os" survives the daemon, "disk" also a power cut.
+            terms: `durability`, `ttl` and `lifetime`, as in Client.put: they pass through `Store.put`.
 
         Returns:
             Its key.
         """
-        return self.put_batch([obj], durability=durability)[0]
+        return self.put_batch([obj], **terms)[0]
 
-    def put_batch(self, objs: Sequence[Any], *, durability: str = "os") -> Any:
-        """Stores many serialized objects in few requests; returns their keys, in order."""
-        names = self._store.put_batch(objs, durability=durability)
+    def put_batch(
+        self,
+        objs: Sequence[Any],
+        *,
+        durability: str | None = None,
+        ttl: float | None = None,
+        lifetime: str | None = None,
+    ) -> Any:
+        """Stores many serialized objects in few requests; returns their keys, in order. Keywords as of Client.put."""
+        names = self._store.put_batch(objs, durability=durability, ttl=ttl, lifetime=lifetime)
         self._remember(names)
         return [self._key_type(name) for name in names]
 
@@ -105,6 +143,10 @@ class _Connector(ABC):
         """Removes the object of a key; a missing one is no error."""
         self._store.evict(key[0])
         self._mine.discard(key[0])
+
+    def touch(self, key: Any, ttl: float | None = None, *, lifetime: str | None = None) -> bool:
+        """Lets the object of a key expire, or end with this process; as Client.touch."""
+        return self._store.touch(key[0], ttl, lifetime=lifetime)
 
     def new_key(self, obj: Any = None) -> Any:
         """Returns a key for an object that `set` will store later."""

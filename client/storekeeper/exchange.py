@@ -65,7 +65,7 @@ class Exchange:
         """Sends a request without waiting; returns its id."""
         request_id = b"%d" % next(_ids)
         if self._before_ns and (verb == b"evict" or options.get("replace")):
-            options = {**options, "before": self._before_ns}
+            options = {"before": self._before_ns, **options}
         self._carrier.send(wire.encode_request(verb, request_id, options, arguments))
         self._under_way.add(request_id)
         return request_id

@@ -43,10 +43,10 @@ def upload(
     Raises:
         StorekeeperError: the daemon refused it; nothing was stored.
     """
-    begun = exchange.ask(b"upload", [key], options)
+    size = len(data)
+    begun = exchange.ask(b"upload", [key], {**options, "size": size})
     check_item(begun)
     handle = begun.details["handle"].encode()
-    size = len(data)
     exchange.allow(size)
     sent = acknowledged = 0
     try:

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from storekeeper.address import Servers
 from storekeeper.carriers import Carrier, Carriers, somebody_listens, unreachable
 from storekeeper.errors import (
     Busy,
@@ -23,6 +24,7 @@ from storekeeper.errors import (
     ProtocolError,
     StorekeeperError,
     TimedOut,
+    WrongServer,
 )
 from storekeeper.exchange import Exchange
 
@@ -39,6 +41,7 @@ class Session:
     Args:
         address: where it is.
         timeout_s: how long a call may take; more for objects that travel in ranges (see Exchange.allow).
+        servers: users who may serve the address; nobody in particular if it is empty.
 
     Attributes:
         address: the same; `expect_daemon` and `await_daemon` of a subclass may change it.
@@ -46,13 +49,14 @@ class Session:
             deadline once it was, not at all after a call found it dead.
     """
 
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, servers: Servers = frozenset()) -> None:
         if not 0 < timeout_s < TIMEOUT_S_MAX:
             raise ValueError(f"timeout= must lie between 0 and {TIMEOUT_S_MAX} seconds")
         self.address = address
         self.timeout_s = timeout_s
         self.grace_s = min(_FIRST_GRACE_S, timeout_s)
         self._closed = False
+        self._servers = servers
         self._take_carriers(address)
 
     def call(self, talk: Callable[[Exchange], T]) -> T:
@@ -83,7 +87,7 @@ class Session:
                 if exchange.answered or somebody_listens(self.address):
                     self.grace_s = math.inf
                 self.await_daemon(error, started, deadline)
-            except (TimedOut, ProtocolError):
+            except (TimedOut, ProtocolError, WrongServer):
                 carrier.close()
                 raise
             except StorekeeperError:
@@ -122,7 +126,7 @@ class Session:
             self._take_carriers(address)
 
     def _take_carriers(self, address: str) -> None:
-        self._carriers = Carriers(address)
+        self._carriers = Carriers(address, self._servers)
         # Also when nobody closes the client: at its collection, or when the interpreter ends.
         self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, self._carriers.close)
 

@@ -10,7 +10,7 @@ import io
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from storekeeper import ranges, wire
 from storekeeper.errors import BatchFailed, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
@@ -21,6 +21,19 @@ T = TypeVar("T")
 Keys = list[str]
 Bools = list[bool]
 Objects = list[bytes | None]
+
+
+class Terms(NamedTuple):
+    """How objects are put; None leaves it to the namespace. See `Client.put`."""
+
+    replace: bool = False
+    durability: str | None = None
+    ttl: float | None = None
+    lifetime: str | None = None
+
+    def to_options(self) -> dict[str, Any]:
+        """Returns the options of the request."""
+        return {name: value for name, value in self._asdict().items() if value is not None and value is not False}
 
 
 class Traffic:
@@ -37,27 +50,19 @@ class Traffic:
         self._message_bytes_max = wire.MESSAGE_BYTES_MAX
         self._batch_items_max = wire.BATCH_ITEMS_MAX
 
-    def put_many(self, objs: Iterable[Any], keys: Sequence[str] | None, replace: bool, durability: str) -> Keys:
+    def put_many(self, objs: Iterable[Any], keys: Sequence[str] | None, terms: Terms) -> Keys:
         """Stores objects; returns their keys."""
         views = [_view(data) for data in objs]
         names = [str(uuid.uuid4()) for _ in views] if keys is None else list(keys)
         if len(names) != len(views):
             raise ValueError(f"{len(views)} objects, {len(names)} keys")
         frames = [wire.key_frame(name) for name in names]
-        return self._within_limits(lambda: self._put_groups(views, names, frames, replace, durability))
+        return self._within_limits(lambda: self._put_groups(views, names, frames, terms))
 
     def get_many(self, keys: Iterable[str]) -> Objects:
         """Fetches objects; None for those that are not there."""
         frames = [wire.key_frame(key) for key in keys]
         return self._within_limits(lambda: self._get_groups(frames))
-
-    def _put_options(self, replace: bool, durability: str) -> dict[str, Any]:
-        options = dict(self._options)
-        if replace:
-            options["replace"] = True
-        if durability != "os":
-            options["durability"] = durability
-        return options
 
     def _within_limits(self, call: Callable[[], T]) -> T:
         """Makes a call for many; once more if the daemon turns out to have other limits than ours."""
@@ -76,16 +81,15 @@ class Traffic:
         views: Sequence[memoryview],
         names: Sequence[str],
         frames: Sequence[bytes],
-        replace: bool,
-        durability: str,
+        terms: Terms,
     ) -> Keys:
         results: list[Any] = [None] * len(views)
-        options = self._put_options(replace, durability)
+        options = {**self._options, **terms.to_options()}
         for group in _groups([len(view) for view in views], self._message_bytes_max, self._batch_items_max):
             if len(views[group[0]]) > self._message_bytes_max:
                 position = group[0]
                 try:
-                    self.put_one(views[position], names[position], replace, durability)
+                    self.put_one(views[position], names[position], terms)
                     results[position] = names[position]
                 except StorekeeperError as error:
                     results[position] = error
@@ -95,7 +99,7 @@ class Traffic:
                 view = views[position]
                 arguments += [frames[position], view.obj if _is_whole(view) else view]
             reply = self.ask(b"put", arguments, options)
-            _check_durability(reply, durability)
+            _check_durability(reply, terms.durability)
             for item, position in enumerate(group):
                 results[position] = ranges.item_error(reply, item) or names[position]
         return _whole_batch(results)
@@ -104,15 +108,14 @@ class Traffic:
         self,
         data: Any,
         key: str | None,
-        replace: bool,
-        durability: str,
+        terms: Terms,
         progress: ranges.Progress = ranges.nothing,
     ) -> tuple[str, str]:
         """Returns the key and the result word of a put."""
         name = str(uuid.uuid4()) if key is None else key
         frame = wire.key_frame(name)
         view = _view(data)
-        options = self._put_options(replace, durability)
+        options = {**self._options, **terms.to_options()}
         reply = None
         if len(view) <= self._message_bytes_max:
             try:
@@ -124,7 +127,7 @@ class Traffic:
         if reply is None:
             reply = self._session.call(lambda exchange: ranges.upload(exchange, frame, view, options, progress))
         ranges.check_item(reply)
-        _check_durability(reply, durability)
+        _check_durability(reply, terms.durability)
         return name, reply.words[0]
 
     def fetch(self, key: str, begin: ranges.Begin, progress: ranges.Progress = ranges.nothing) -> int | None:
@@ -260,7 +263,7 @@ def _groups(sizes: Sequence[int], bytes_max: int, items_max: int) -> Iterator[li
         yield group
 
 
-def _check_durability(reply: wire.Reply, asked: str) -> None:
+def _check_durability(reply: wire.Reply, asked: str | None) -> None:
     reached = reply.details.get("durability")
     if asked == "disk" and reached != "disk":
         raise DiskFailed(f"durability 'disk' was asked for, {reached!r} was reached")

@@ -68,7 +68,7 @@ OPTIONS: dict[bytes, dict[str, type]] = {
     b"evict": {**_NAMESPACE, "before": int},
     b"stat": _NAMESPACE,
     b"verify": _NAMESPACE,
-    b"touch": {**_NAMESPACE, "ttl": float},
+    b"touch": {**_NAMESPACE, "ttl": float, "lifetime": str},
     b"pin": _NAMESPACE,
     b"unpin": _NAMESPACE,
     b"list": {

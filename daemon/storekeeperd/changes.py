@@ -88,14 +88,16 @@ class Changes:
         self._change_each(peer, request, change)
 
     def touch(self, peer: Peer, request: wire.Request) -> None:
-        """Lets objects expire so long from now on."""
+        """Lets objects expire so long from now on, or end with the caller's process."""
         options = request.options
         prefix = self._service.enter(peer, options, WRITE)
+        process = self._service.identify(peer) if "lifetime" in options else None
         ttl_s = options.get("ttl", self._service.spaces[prefix].ttl_s or None)
-        if ttl_s is None:
-            raise BadRequest("touch needs the option ttl: the namespace has no lifetime of its own")
+        if ttl_s is None and process is None:
+            raise BadRequest("touch needs the option ttl or lifetime: the namespace has no lifetime of its own")
+        ttl_us = None if ttl_s is None else int(ttl_s * 1e6)
         self._service.keep_lives()
-        self._change_each(peer, request, lambda name, origin: Mark(name, origin, ttl_us=int(ttl_s * 1e6)))
+        self._change_each(peer, request, lambda name, origin: Mark(name, origin, ttl_us, process=process))
 
     def pin(self, peer: Peer, request: wire.Request) -> None:
         """Keeps the daemon from removing objects of its own accord."""

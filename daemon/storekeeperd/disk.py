@@ -260,7 +260,7 @@ class Disk:
             if kept is None:
                 created_us = max(0, found.st_mtime_ns // 1000)
                 kept = Metadata(found.st_uid, created_us, self._boot, moments.now_ns(), 0, False, proved=False)
-            self._publisher.mark(descriptor, moments.marked(kept, operation.ttl_us, operation.pinned, self._boot))
+            self._publisher.mark(descriptor, moments.marked(kept, operation, self._boot))
             return Outcome(wire.OK, self._seen(operation, stay))
         finally:
             os.close(descriptor)

@@ -12,7 +12,9 @@ import os
 import time
 import zlib
 
+from storekeeper.errors import BadRequest
 from storekeeperd.metadata import TTL_US_MAX, Metadata
+from storekeeperd.operations import Mark
 
 
 def now_ns() -> int:
@@ -83,12 +85,20 @@ def keep(ours: Metadata, kept: Metadata | None, found: os.stat_result) -> Metada
     return copy._replace(ttl_us=max(1, ends * 1000 - ours.moment_ns // 1000) if ends else 0)
 
 
-def marked(kept: Metadata, ttl_us: int | None, pinned: bool | None, this_boot: int) -> Metadata:
-    """Returns what is to be kept with an object that is marked; arguments as of operations.Mark."""
+def marked(kept: Metadata, mark: Mark, this_boot: int) -> Metadata:
+    """Returns what is to be kept with an object that is marked.
+
+    Raises:
+        BadRequest: it is from before the machine was booted: nothing that is kept with it can name a process of now.
+    """
+    ttl_us = mark.ttl_us
     if ttl_us:  # from now on; what is kept counts from when it came
-        passed_us = now_ns() - kept.moment_ns if kept.boot == this_boot else time.time_ns() - kept.created_us * 1000
-        ttl_us = min(TTL_US_MAX, max(1, passed_us // 1000 + ttl_us))
+        passed_ns = now_ns() - kept.moment_ns if kept.boot == this_boot else time.time_ns() - kept.created_us * 1000
+        ttl_us = min(TTL_US_MAX, max(1, passed_ns // 1000 + ttl_us))
+    if mark.process and kept.boot != this_boot:
+        raise BadRequest("the object is from before the machine was booted; put it anew to tie it to a process")
     return kept._replace(
         ttl_us=kept.ttl_us if ttl_us is None else ttl_us,
-        pinned=kept.pinned if pinned is None else pinned,
+        pinned=kept.pinned if mark.pinned is None else mark.pinned,
+        process=kept.process if mark.process is None else mark.process,
     )

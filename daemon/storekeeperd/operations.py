@@ -153,14 +153,15 @@ class Evict:
 class Mark:
     """Change what is kept with an object, not its bytes. Word `ok` or `absent`; as Evict of whom it is.
 
-    `ttl_us`: it expires so many microseconds from now (0: never; None: as before). `pinned`: whether it is (None: as
-    before).
+    `ttl_us`: it expires so many microseconds from now (0: never). `pinned`: whether it is. `process`: which one it is
+    tied to. None: as before.
     """
 
     name: bytes
     origin: Origin
     ttl_us: int | None = None
     pinned: bool | None = None
+    process: int | None = None
 
 
 @dataclass(slots=True)
