@@ -307,7 +307,7 @@ class Client:
         """Removes a namespace that is empty and that you manage.
 
         Raises:
-            DiskFailed: it is not empty.
+            BadRequest: it is not empty.
         """
         ranges.check_item(self._traffic.ask(b"drop", [wire.key_frame(name)]))
 

@@ -38,6 +38,7 @@ _MESSAGES_PER_LOOK = 32
 _FRAMES_PER_LOOK = 256
 """And frames: a batch is as long as so many messages."""
 
+_SO_PEERPIDFD = 77
 _EXISTS = framing.encode_prefix([wire.VERSION, b"exists"])
 _encode_hit = framing.message_of_one_frame(HIT_BEFORE, HIT_AFTER)
 
@@ -161,6 +162,16 @@ class Connection:
             raise Stalled("a message was not complete in time")
         if self._stalled is not None and now - self._stalled > limits.stall_timeout_s:
             raise Stalled("it does not read its answers")
+
+    def process_descriptor(self) -> int:
+        """Returns a descriptor of the process that connected (SO_PEERPIDFD, Linux 6.5); -1 where there is none.
+
+        Whoever asks has to close it.
+        """
+        try:
+            return int(self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
+        except OSError:
+            return -1
 
     def close(self) -> None:
         """Closes the socket; what all of the user's connections hold is less now."""

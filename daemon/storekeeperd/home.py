@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import StoreUnavailable
+from storekeeper.errors import BadRequest, StoreUnavailable
 from storekeeperd.features import probe
 from storekeeperd.ground import Ground
 
@@ -237,13 +237,19 @@ class Home:
         The folder is made first and removed first: a namespace that is kept is one whose folder is made at every start.
 
         Raises:
+            BadRequest: the folder to be removed is not empty.
             OSError: nothing was changed, but that a new folder may be there.
             StoreUnavailable: the store is away.
         """
         root = self.ground.enter()
         try:
             if settings is None:
-                os.rmdir(name, dir_fd=root)
+                try:
+                    os.rmdir(name, dir_fd=root)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    raise BadRequest(f"namespace {name!r} is not empty: evict what is in it first") from None
             else:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=root)

@@ -8,7 +8,6 @@ that connected (SO_PEERPIDFD, Linux 6.5; else its number from SO_PEERCRED).
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 
 from storekeeper.errors import BadRequest, Busy
@@ -16,7 +15,6 @@ from storekeeperd.answers import Peer
 from storekeeperd.loop import READ, Loop
 from storekeeperd.sight import PID_MAX
 
-_SO_PEERPIDFD = 77
 _PID_BITS = PID_MAX.bit_length()
 _START_MAX = (1 << 42) - 1
 
@@ -50,7 +48,7 @@ class Processes:
             return peer.process
         if len(self._watched) >= self._at_most:
             raise Busy(f"objects are tied to {self._at_most} processes, as many as may be; try again in a moment")
-        held = _held_by(peer)
+        held = peer.carrier.process_descriptor()
         try:
             process = find(peer.pid)
             # The descriptor is of the process that connected: if that is alive now, its number is nobody else's.
@@ -120,14 +118,6 @@ def find(pid: int) -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return min(started, _START_MAX) << _PID_BITS | pid
-
-
-def _held_by(peer: Peer) -> int:
-    """Returns a descriptor of the process that connected; -1 where the kernel has none."""
-    try:
-        return int(peer.carrier.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
-    except OSError:
-        return -1
 
 
 def _has_ended(descriptor: int) -> bool:
