@@ -162,7 +162,8 @@ class Changes:
         uses = prefix in evictions.follows
 
         def came(operation: Put, outcome: Outcome) -> None:
-            self._service.ledger.release(charge)
+            if charge is not None:
+                self._service.ledger.release(charge)
             self._orders.observe(operation.name, outcome.seen)
             if uses and outcome.word in _THERE:
                 evictions.use(prefix, operation.name, lease=False)

@@ -188,7 +188,7 @@ class Disk:
         return Outcome(wire.OK, seen, recent=tuple(recent))
 
     def _survey(self, operation: Survey, stay: Stay, _: bool) -> Outcome:
-        seen, recent, _error = self._sights.look_at_all(operation.names, stay)
+        seen, recent, _error = self._sights.look_at_all(operation.names, stay, operation.known)
         return Outcome(wire.OK, payload=seen, recent=recent)
 
     def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:

@@ -101,6 +101,7 @@ class Evictions:
         self._ordered: set[bytes] = set()
         self._later: list[bytes] = []  # what cannot be removed now; tried again with the next tick
         self._now_ms = 0
+        self._making = False  # some namespace is
         self._lines = 0
         self._untold = 0
         self.counts: Counter[str] = Counter()
@@ -152,7 +153,7 @@ class Evictions:
         return True
 
     def _begin(self, space: _Space) -> None:
-        space.making = True
+        space.making = self._making = True
         self._service.outside.wake()
 
     def _level(self, prefix: bytes, space: _Space) -> float:
@@ -182,6 +183,8 @@ class Evictions:
             now_ms: CLOCK_BOOTTIME.
         """
         self._now_ms = now_ms
+        if now_ms < self._lifetimes.alarm_ms and not self._lifetimes.fresh and not self._making:
+            return False  # the common case, in every turn of the loop
         more = self._lifetimes.expire(now_ms, _NOTES_PER_TURN) == _NOTES_PER_TURN
         left = min(_PER_TURN, _UNDER_WAY_MAX - len(self._ordered))
         fresh = self._lifetimes.fresh
@@ -192,6 +195,7 @@ class Evictions:
         for prefix, space in self._spaces.items():
             if space.making:
                 more = self._make_room(prefix, space, left) or more
+        self._making = any(space.making for space in self._spaces.values())
         return more
 
     def tick(self) -> None:

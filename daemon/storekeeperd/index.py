@@ -24,6 +24,7 @@ NOBODY = -1
 BLOCK_BYTES = 4096
 """What bytes are charged in: a file system's blocks."""
 
+_BLOCK_REST = BLOCK_BYTES - 1
 _MARK_BITS = 32  # a scan a second for 136 years
 _MARK = (1 << _MARK_BITS) - 1
 _DOUBT = 1 << _MARK_BITS
@@ -33,7 +34,7 @@ _LIFE = 1 << (_SEEN_AT + LIFE_AT)
 
 def charge_of(size: int) -> int:
     """Returns the bytes that an object of a size is charged for: it takes whole blocks."""
-    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+    return size + _BLOCK_REST & ~_BLOCK_REST
 
 
 @dataclass(slots=True)
@@ -167,19 +168,20 @@ class Index:
         """Adds an entry to the sums it is part of, or takes it out (-1)."""
         prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
         if entry < 0:
-            owner, size, charged, unsized = NOBODY, 0, 0, sign
+            owner, size, unsized = NOBODY, 0, sign
         else:
-            seen = entry >> _SEEN_AT
-            owner, size = owner_of(seen), (seen & SIZE_MAX) * sign
-            charged, unsized = (
-                -(-(seen & SIZE_MAX) // BLOCK_BYTES) * BLOCK_BYTES * sign,
-                sign * (entry >> _MARK_BITS & 1),
-            )
-        for totals in self._sums.get((prefix, owner)) or self._sums_of(prefix, owner):
+            size, unsized = entry >> _SEEN_AT & SIZE_MAX, sign if entry & _DOUBT else 0
+            owner = owner_of(entry >> _SEEN_AT)
+        sums = self._sums.get((prefix, owner)) or self._sums_of(prefix, owner)
+        charged = (size + _BLOCK_REST & ~_BLOCK_REST) * sign
+        size *= sign
+        for totals in sums:
             totals.objects += sign
-            totals.unsized += unsized
             totals.bytes += size
             totals.charged_bytes += charged
+        if unsized:
+            for totals in sums:
+                totals.unsized += unsized
 
     def _sums_of(self, prefix: bytes, owner: int) -> tuple[Totals, ...]:
         cell = self._cells.setdefault((prefix, owner), Totals())

@@ -28,6 +28,7 @@ from storekeeperd.home import EX_CONFIG, TEMPORARY, Home, StartError
 from storekeeperd.index import Index
 from storekeeperd.jobs import Jobs
 from storekeeperd.ledger import Bounds
+from storekeeperd.lifetimes import NEVER
 from storekeeperd.listener import Listener
 from storekeeperd.loop import Loop, Timer
 from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
@@ -133,7 +134,7 @@ class Keeper:
         self._idle: Timer | None = None
         self._stop_by: float | None = None
         self._alarm: Timer | None = None
-        self._alarm_ms = 0
+        self._alarm_ms = NEVER
 
     # -- what the service is given
 
@@ -257,7 +258,9 @@ class Keeper:
         self._pump_jobs()
         self._service.barriers.proceed()
         self._pump_jobs()
-        self._watch_ends()
+        lifetimes = self._service.lifetimes
+        if lifetimes.begun or lifetimes.alarm_ms != self._alarm_ms:
+            self._watch_ends()
         more = looks == _LOOKS_PER_TURN or self._jobs.unfinished or due
         if more or self._service.barriers.unheard or self._sizing.wanted:
             self._loop.wake()
@@ -286,15 +289,16 @@ class Keeper:
         lifetimes = self._service.lifetimes
         while lifetimes.begun:
             self._processes.watch(lifetimes.begun.pop())
-        next_ms = lifetimes.next_ms
-        if next_ms is not None and (self._alarm is None or next_ms < self._alarm_ms):
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm_ms = next_ms
-            self._alarm = self._loop.call_later(max(0.0, (next_ms - moments.now_ms()) / 1000), self._ring)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_ms = lifetimes.alarm_ms
+        if self._alarm_ms != NEVER:
+            delay_s = max(0.0, (self._alarm_ms - moments.now_ms()) / 1000)
+            self._alarm = self._loop.call_later(delay_s, self._ring)
 
     def _ring(self) -> None:
-        self._alarm = None  # the turn does the rest
+        self._alarm, self._alarm_ms = None, NEVER  # the turn does the rest, and sets it anew
 
     def _end_process(self, process: int) -> None:
         self._service.lifetimes.end_process(process)

@@ -17,6 +17,7 @@ from storekeeperd.sight import expires_of, is_pinned, process_of
 
 EXPIRED, PROCESS = "expired", "process"
 """Why an object ended."""
+NEVER = 1 << 62
 
 
 class Lifetimes:
@@ -28,6 +29,7 @@ class Lifetimes:
     Attributes:
         ended: why each object that is no more has ended, until it is removed.
         fresh: names of those that nobody has taken yet, to remove them.
+        alarm_ms: when the next object may expire, in milliseconds of CLOCK_BOOTTIME; NEVER if none does.
         begun: processes that objects were tied to since this was emptied last: somebody has to see when they end.
     """
 
@@ -38,6 +40,7 @@ class Lifetimes:
         self._tied: dict[int, dict[bytes, None]] = {}  # by process
         self.ended: dict[bytes, str] = {}
         self.fresh: deque[bytes] = deque()
+        self.alarm_ms = NEVER
         self.begun: list[int] = []
         index.on_life = self.note
 
@@ -48,17 +51,13 @@ class Lifetimes:
             self._noted[name] = expires_ms
             prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
             heapq.heappush(self._ends.setdefault(prefix, []), (expires_ms, name))
+            self.alarm_ms = min(self.alarm_ms, expires_ms)
         process = process_of(seen)
         if process:
             if process not in self._tied:
                 self._tied[process] = {}
                 self.begun.append(process)
             self._tied[process][name] = None
-
-    @property
-    def next_ms(self) -> int | None:
-        """When the next object may expire, in milliseconds of CLOCK_BOOTTIME; None if none does."""
-        return min((heap[0][0] for heap in self._ends.values() if heap), default=None)
 
     def expire(self, now_ms: int, limit: int) -> int:
         """Takes the time: what expires by now has ended. At most `limit` notes at once; returns how many it read."""
@@ -71,6 +70,7 @@ class Lifetimes:
                     del self._noted[name]
                 if self._expires(name) == expires_ms:
                     self._end(name, EXPIRED)
+        self.alarm_ms = min((heap[0][0] for heap in self._ends.values() if heap), default=NEVER)
         return read
 
     def end_process(self, process: int) -> None:

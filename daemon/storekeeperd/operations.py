@@ -91,9 +91,13 @@ class Look:
 
 @dataclass(slots=True)
 class Survey:
-    """Which of many names are objects? The payload is a list: what was seen of each, as in `Outcome.seen`."""
+    """Which of many names are objects? The payload is a list: what was seen of each, as in `Outcome.seen`.
+
+    `known` is what is known of each: None or a number below 0 if nothing is.
+    """
 
     names: list[bytes]
+    known: list[int | None] | None = None
 
 
 @dataclass(slots=True)

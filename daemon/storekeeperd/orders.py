@@ -109,7 +109,8 @@ class Orders:
         names_max = min(names_max, _SURVEYED_MAX - self._surveyed)
         asked = 0
         while names := self._coherence.take_questions(min(self._questions_per_job, names_max - asked)):
-            self.order([Survey(names)], [self._survey_ticket(names)])
+            known = list(map(self._index.seen, names))
+            self.order([Survey(names, known)], [self._survey_ticket(names)])
             asked += len(names)
         return asked
 

@@ -51,8 +51,8 @@ class Processes:
         held = peer.carrier.process_descriptor()
         try:
             process = find(peer.pid)
-            # The descriptor is of the process that connected: if that is alive now, its number is nobody else's.
-            if process and (held < 0 or not _has_ended(held)):
+            # The descriptor is of the process that connected: if that has its number now, it was nobody else's then.
+            if process and (held < 0 or _number_of(held) == peer.pid):
                 peer.process = process
                 return process
         finally:
@@ -120,9 +120,11 @@ def find(pid: int) -> int:
     return min(started, _START_MAX) << _PID_BITS | pid
 
 
-def _has_ended(descriptor: int) -> bool:
-    import select
-
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
+def _number_of(descriptor: int) -> int:
+    """Returns the number of the process that a descriptor is of; -1 if it has ended and been waited for: proc(5)."""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            lines = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+        return int(lines[b"Pid"])
+    except (OSError, ValueError, KeyError):
+        return -1

@@ -27,11 +27,14 @@ from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Commit, Origin, Outcome, Put
+from storekeeperd.sight import ABSENT
 from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+_OURS = (b"created", b"replaced")
+"""Results after which the object is the one that we made."""
 _COMPARE_BYTES = 1024 * 1024
 
 
@@ -107,7 +110,7 @@ class Publisher:
 
     def publish(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> Outcome:
         """Gives a written file the object's name. Whatever happens, no other name of it is left behind."""
-        self.prepare(descriptor, operation, checksum, stay)
+        metadata = self.prepare(descriptor, operation, checksum, stay)
         if operation.durable:
             os.fsync(descriptor)
         word = self.name(descriptor, operation, stay)
@@ -115,12 +118,23 @@ class Publisher:
         try:
             if operation.durable:
                 sync_directory(place)
-            return Outcome(word, self._sights.look(name, place))
+            return Outcome(word, self._look(name, place, metadata if word in _OURS else None))
         except OSError as error:
             raise unsettled(error) from None
 
-    def prepare(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> None:
-        """Makes a written file ready for its name: everything but what makes it durable."""
+    def _look(self, name: bytes, place: int, metadata: Metadata | None) -> int:
+        """Returns the sight of an object; of our own, if `metadata` is what we have kept with it."""
+        if metadata is None:
+            return self._sights.look(name, place)
+        found = stat_file(name, place)
+        return self._sights.of(metadata, found) if found is not None and is_object(name, found) else ABSENT
+
+    def prepare(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> Metadata | None:
+        """Makes a written file ready for its name: everything but what makes it durable.
+
+        Returns:
+            What is kept with it; None if nothing can be.
+        """
         _, name = stay.place(operation.name)
         size = operation.size
         there = os.fstat(descriptor).st_size
@@ -132,16 +146,17 @@ class Publisher:
             raise BadKey(
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )
+        metadata = None
         if self._attributes:
             uid, now_us, now_ns = operation.origin.uid, time.time_ns() // 1000, moments.now_ns()
             durable, replace, life = operation.durable, operation.replace, operation.life
-            self._describe(
-                descriptor,
-                Metadata(uid, now_us, self._boot, now_ns, checksum, durable, replace, life.ttl_us, life.process),
-            )
+            metadata = Metadata(uid, now_us, self._boot, now_ns, checksum, durable, replace, life.ttl_us, life.process)
+            if not self._describe(descriptor, metadata):
+                metadata = None
         os.fchmod(descriptor, OBJECT_MODE)
         if self._flush and not operation.durable:
             os.fsync(descriptor)
+        return metadata
 
     def name(self, descriptor: int, operation: Put | Commit, stay: Stay) -> bytes:
         """Links or renames a file that is ready, and makes its marker; returns the result word."""
@@ -195,12 +210,14 @@ class Publisher:
         finally:
             os.fchmod(descriptor, OBJECT_MODE)
 
-    def _describe(self, descriptor: int, metadata: Metadata) -> None:
+    def _describe(self, descriptor: int, metadata: Metadata) -> bool:
         try:
             os.setxattr(descriptor, ATTRIBUTE, metadata.pack())
         except OSError as error:  # the store came back on another file system
             if error.errno != errno.EOPNOTSUPP:
                 raise
+            return False
+        return True
 
     def _link_or_compare(self, descriptor: int, operation: Put | Commit, stay: Stay) -> bytes:
         place, name = stay.place(operation.name)

@@ -34,7 +34,7 @@ from storekeeperd.complaints import Complaints
 from storekeeperd.config import Limits
 from storekeeperd.evictions import Evictions
 from storekeeperd.foundations import Foundations
-from storekeeperd.index import Index
+from storekeeperd.index import UNSIZED, Index
 from storekeeperd.ledger import Bounds, Ledger
 from storekeeperd.lifetimes import Lifetimes
 from storekeeperd.listings import Listings
@@ -75,7 +75,6 @@ class Service:
         store_away: the store's directory is not there; all verbs but `status` are refused.
         complaints: refusals on their way to the log.
         access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
-        keeps_lives: whether objects may have lifetimes, so that a name alone does not say that one is there.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Service:
         self._coherence = coherence
         self.prefixes: dict[str, bytes] = {}
         self.spaces: dict[bytes, Namespace] = {}
-        self.keeps_lives = False
+        self._keeps_lives = self._is_minded = False
         self._now_ms = 0
         self._stopping = False
         self.ledger = Ledger(index, bounds or Bounds(), self.outside.free)
@@ -235,6 +234,7 @@ class Service:
         self.access.set_rules(prefix, rules or Rules(owner_only=space.owner_only))
         self.ledger.set_space(prefix, space)
         self.evictions.set_space(prefix, space)
+        self._mind()
 
     def drop_space(self, name: str) -> None:
         """Serves a namespace no longer."""
@@ -275,6 +275,16 @@ class Service:
         """Returns whether an object that a look saw has ended by now."""
         return seen >> LIFE_AT > 0 and 0 < expires_of(seen) <= self._now_ms
 
+    @property
+    def keeps_lives(self) -> bool:
+        """Whether objects may have lifetimes: then a name alone does not say that one is there."""
+        return self._keeps_lives
+
+    @keeps_lives.setter
+    def keeps_lives(self, keeps: bool) -> None:
+        self._keeps_lives = keeps
+        self._mind()
+
     def keep_lives(self) -> None:
         """Sees to it that later daemons of this store know that its objects may have lifetimes; raises if none may."""
         if not self.keeps_lives:
@@ -312,13 +322,16 @@ class Service:
             and not self._stopping
             and not self.store_away
             and key not in self._ended
-            and not self._is_minded
+            and not (self._is_minded and self._is_doubtful(key))
         )
 
-    @property
-    def _is_minded(self) -> bool:
-        """Whether hits of the default namespace take a closer look: uses count, or a name alone is not believed."""
-        return b"" in self._index.followed or not self.believes_names
+    def _mind(self) -> None:
+        """Settles whether hits of the default namespace take a closer look."""
+        self._is_minded = self._keeps_lives or b"" in self._index.followed
+
+    def _is_doubtful(self, key: bytes) -> bool:
+        """Returns whether a hit takes more than its name: its use counts, or nobody has looked whether it has ended."""
+        return b"" in self._index.followed or self._index.size(key) == UNSIZED
 
     # -- shared by the verbs
 

@@ -24,6 +24,7 @@ _PROCESS_AT = _EXPIRES_AT + 44
 
 SIZE_MAX = (1 << SIZE_BITS) - 1
 _WORD = (1 << 32) - 1
+CREATED_S_MAX = _WORD
 PID_MAX = (1 << 22) - 1
 """Of a process; the rest of its number is when it was started."""
 _JITTER_MS = 1000
@@ -45,6 +46,11 @@ def of(size: int, owner: int, created_s: int, *, pinned: bool = False, expires_m
     if pinned or expires_ms or process:
         seen |= pinned << _PINNED_AT | min(expires_ms, EXPIRES_MS_MAX) << _EXPIRES_AT | process << _PROCESS_AT
     return seen
+
+
+def plain(size: int, owner: int, created_s: int) -> int:
+    """Returns as `of` the sight of an object that simply lives on; the numbers are known to be in their bounds."""
+    return size | owner << _OWNER_AT | created_s << _CREATED_AT
 
 
 def size_of(seen: int) -> int:

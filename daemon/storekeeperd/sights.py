@@ -10,6 +10,8 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Sequence
+from itertools import repeat
 
 from storekeeper.errors import StorekeeperError, StoreUnavailable
 from storekeeperd import moments, sight
@@ -17,7 +19,7 @@ from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.growth import RECENT_S
 from storekeeperd.metadata import ATTRIBUTE, Metadata
-from storekeeperd.sight import ABSENT, UNSEEN
+from storekeeperd.sight import ABSENT, CREATED_S_MAX, SIZE_MAX, UNSEEN, created_of
 
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 """What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
@@ -53,9 +55,15 @@ class Sights:
             return UNSEEN
 
     def look_at_all(
-        self, names: list[bytes], stay: Stay
+        self, names: list[bytes], stay: Stay, known: Sequence[int | None] | None = None
     ) -> tuple[list[int], set[bytes], OSError | StoreUnavailable | None]:
         """Looks at names: the hot path of a storm of changes.
+
+        Args:
+            names: paths in the store.
+            stay: the store's directory.
+            known: what was seen of each before. An object of that size that nobody has changed since, to the second, is
+                taken for the same: what is kept with it is not read again.
 
         Returns:
             What was seen of each; which of them are files that were written to a moment ago; and why of some of them
@@ -65,12 +73,17 @@ class Sights:
         recently = time.time() - RECENT_S
         seen, recent = [], set()
         why: OSError | StoreUnavailable | None = None
-        for name in names:
+        for name, before in zip(names, repeat(None) if known is None else known, strict=False):
             try:
                 place, key = stay.place(name) if b"/" in name else (root, name)
                 found = os.stat(key, dir_fd=place, follow_symlinks=False)
                 there = is_object(name, found)
-                seen.append(self.describe(key, place, found) if there else ABSENT)
+                if not there:
+                    seen.append(ABSENT)
+                elif before is not None and _is_unchanged(before, found):
+                    seen.append(before)
+                else:
+                    seen.append(self.describe(key, place, found))
             except FileNotFoundError:
                 seen.append(ABSENT)
                 continue
@@ -97,7 +110,7 @@ class Sights:
             return sight.of(found.st_size, found.st_uid, int(found.st_mtime))
         created_s = kept.created_us // 1_000_000
         if not (kept.ttl_us or kept.process or kept.pinned):
-            return sight.of(found.st_size, kept.owner, created_s)
+            return sight.plain(found.st_size, kept.owner, min(created_s, CREATED_S_MAX))
         expires_ms = moments.ends_ms(kept, self._boot)
         process = kept.process if kept.boot == self._boot else 0
         return sight.of(
@@ -129,3 +142,13 @@ def stat_file(name: bytes, place: int) -> os.stat_result | None:
 def is_object(name: bytes, found: os.stat_result) -> bool:
     """Returns whether what was found under a name is an object: a regular file, but no marker of FileConnector."""
     return stat.S_ISREG(found.st_mode) and (found.st_size > 0 or not name.endswith(MARKER))
+
+
+def _is_unchanged(before: int, found: os.stat_result) -> bool:
+    """Returns whether an object of ours is what was seen before, as far as stat(2) tells."""
+    return (
+        before >= 0
+        and before & SIZE_MAX == found.st_size
+        and created_of(before) == int(found.st_ctime)
+        and not found.st_mode & _WRITABLE
+    )
