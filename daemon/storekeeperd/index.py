@@ -102,6 +102,11 @@ class Index:
         entry = self._entries.get(name)
         return None if entry is None else entry >> _SEEN_AT
 
+    def sights(self, names: Iterable[bytes]) -> list[int]:
+        """Returns what a look saw of each name; UNSIZED if there was none, or there is no such entry by now."""
+        get = self._entries.get
+        return [get(name, UNSIZED) >> _SEEN_AT for name in names]
+
     # -- sums
 
     def totals(self, prefix: bytes) -> Totals:

@@ -87,7 +87,7 @@ class Listings:
         strip = len(listing.filter.space)
         payloads = [_joined([name[strip:] for name in page] if strip else page)]
         if listing.long:
-            payloads.append(_joined([listing.describe(name) for name in page]))
+            payloads.append(_joined(listing.describe(page)))
         details = {"handle": bytes(handle).decode()} if handle else {}
         self._service.reply(peer, request, wire.OK, payloads, details)
 

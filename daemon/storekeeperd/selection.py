@@ -14,12 +14,15 @@ from typing import Any
 from storekeeper import wire
 from storekeeper.errors import BadRequest
 from storekeeperd.index import Index
-from storekeeperd.sight import created_of, owner_of, size_of
+from storekeeperd.sight import CREATED_AT, OWNER_AT, SIZE_MAX, WORD_MAX, created_of, owner_of
 
 _SKIM_NAMES = 20_000
 """Names looked through for one page: two milliseconds, however many there are of other namespaces and prefixes."""
-_SIFT_NAMES = 4_000
+_SIFT_NAMES = 8_000
 """The same, if more than the name matters."""
+
+Seen = tuple[int, bytes]
+"""A sight and a name."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,7 +35,7 @@ class Filter:
         owner: user id.
         before_s: it came before that second of the epoch.
         larger_than: bytes.
-        after: its key comes after that one, by bytes.
+        after: its key comes after that one, by its bytes.
     """
 
     space: bytes
@@ -45,19 +48,31 @@ class Filter:
     @property
     def by_name(self) -> bool:
         """Whether the name alone decides."""
-        return self.owner is None and self.before_s is None and self.larger_than is None and not self.after
+        return self.owner is None and self.before_s is None and self.larger_than is None
 
-    def admits(self, name: bytes, seen: int) -> bool:
-        """Returns whether an object is one of those. What nobody has looked at may be: who asks has to see."""
-        if self.after and name[len(self.space) :] <= self.after:
-            return False
-        if seen < 0:
-            return True
-        return (
-            (self.owner is None or owner_of(seen) == self.owner)
-            and (self.before_s is None or created_of(seen) < self.before_s)
-            and (self.larger_than is None or size_of(seen) > self.larger_than)
-        )
+    def skim(self, names: list[bytes]) -> list[bytes]:
+        """Returns those of the names that are of the namespace, and are named as they must be."""
+        if self.prefix:
+            names = [name for name in names if name.startswith(self.prefix)]
+        if not self.space and b"/" in b"\0".join(names):
+            names = [name for name in names if b"/" not in name]
+        if self.after:
+            after = self.space + self.after
+            names = [name for name in names if name > after]
+        return names
+
+    def sift(self, some: list[Seen]) -> list[Seen]:
+        """Returns those that are as they must be. What nobody has looked at may be: who asks has to see."""
+        if self.owner is not None:
+            owner = self.owner
+            some = [one for one in some if one[0] < 0 or one[0] >> OWNER_AT & WORD_MAX == owner]
+        if self.before_s is not None:
+            before_s = self.before_s
+            some = [one for one in some if one[0] < 0 or one[0] >> CREATED_AT & WORD_MAX < before_s]
+        if self.larger_than is not None:
+            larger_than = self.larger_than
+            some = [one for one in some if one[0] < 0 or one[0] & SIZE_MAX > larger_than]
+        return some
 
 
 def filter_of(space: bytes, options: Mapping[str, Any], now_s: float) -> Filter:
@@ -106,7 +121,7 @@ class Listing:
         while self.names and len(self._found) < count and skimmed < most:
             some = self._skim(min(count, most))
             skimmed += count
-            self._found += some if by_name else [name for name in some if self._admits(name)]
+            self._found += some if by_name else [name for _, name in self._sift(some)]
         if self.limit:
             count = min(count, self.limit)
         page = self._found[:count]
@@ -123,41 +138,42 @@ class Listing:
         """Whether there may be more names."""
         return bool(self.names or self._found)
 
-    def describe(self, name: bytes) -> bytes:
-        """Returns what is known of an object, for a long listing: size, owner, seconds of the epoch; or nothing."""
-        seen = self.index.seen(name)
-        return b"" if seen is None or seen < 0 else b"%d %d %d" % (size_of(seen), owner_of(seen), created_of(seen))
+    def describe(self, page: list[bytes]) -> list[bytes]:
+        """Returns what is known of objects, for a long listing: size, owner, seconds of the epoch; or nothing."""
+        sights = self.index.sights(page)
+        return [
+            b"%d %d %d" % (seen & SIZE_MAX, owner_of(seen), created_of(seen)) if seen >= 0 else b"" for seen in sights
+        ]
 
     def _skim(self, count: int) -> list[bytes]:
-        """Takes some of the names that are of the namespace, begin as they must, and have not ended."""
-        some = self.names[-count:]
+        """Takes some of the names that are named as they must be, and have not ended."""
+        some = self.filter.skim(self.names[-count:])
         del self.names[-count:]
-        if self.filter.prefix:
-            some = [name for name in some if name.startswith(self.filter.prefix)]
-        if not self.filter.space and b"/" in b"\0".join(some):
-            some = [name for name in some if b"/" not in name]
         return [name for name in some if name not in self.ended] if self.ended else some
 
-    def _admits(self, name: bytes) -> bool:
-        seen = self.index.seen(name)
-        return seen is not None and self.filter.admits(name, seen)
+    def _sift(self, names: list[bytes]) -> list[Seen]:
+        return self.filter.sift(list(zip(self.index.sights(names), names, strict=True)))
 
     def _sorted_page(self) -> list[bytes]:
         """Looks through some names and keeps the first ones of all; nothing until all are looked through."""
-        pick = heapq.nlargest if self.reverse else heapq.nsmallest
-        some = [(self._rank(name), name) for name in self._skim(_SIFT_NAMES) if self._admits(name)]
-        self._best = pick(self.limit, [*self._best, *some])
-        if self.names:
-            return []
-        return [name for _, name in self._best]
-
-    def _rank(self, name: bytes) -> Any:
+        names = self._skim(_SKIM_NAMES if self.order == "name" and self.filter.by_name else _SIFT_NAMES)
         if self.order == "name":
-            return name
-        seen = self.index.seen(name)
-        if seen is None or seen < 0:
-            return -1
-        return size_of(seen) if self.order == "size" else created_of(seen)
+            if not self.filter.by_name:
+                names = [name for _, name in self._sift(names)]
+            ranked: list[tuple[Any, bytes]] = [(name, name) for name in self._closer(names)]
+        else:
+            size = self.order == "size"
+            ranked = [(seen & SIZE_MAX if size else created_of(seen), name) for seen, name in self._sift(names)]
+        pick = heapq.nlargest if self.reverse else heapq.nsmallest
+        self._best = pick(self.limit, [*self._best, *ranked])
+        return [] if self.names else [name for _, name in self._best]
+
+    def _closer(self, names: list[bytes]) -> list[bytes]:
+        """Returns those of the names that are not beyond the last of as many as are told."""
+        if len(self._best) < self.limit:
+            return names
+        last = self._best[-1][1]
+        return [name for name in names if name > last] if self.reverse else [name for name in names if name < last]
 
 
 def check_order(options: Mapping[str, Any], names_max: int) -> tuple[str, bool, int]:

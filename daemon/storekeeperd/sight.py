@@ -14,17 +14,17 @@ UNSEEN = -2
 """What a look saw: nothing can be said (the look failed)."""
 
 SIZE_BITS = 48
-_OWNER_AT = SIZE_BITS
-_CREATED_AT = _OWNER_AT + 32
-LIFE_AT = _CREATED_AT + 32
+OWNER_AT = SIZE_BITS
+CREATED_AT = OWNER_AT + 32
+LIFE_AT = CREATED_AT + 32
 """What is at this bit or above says how long the object lives; most have nothing there."""
 _PINNED_AT = LIFE_AT
 _EXPIRES_AT = _PINNED_AT + 1
 _PROCESS_AT = _EXPIRES_AT + 44
 
 SIZE_MAX = (1 << SIZE_BITS) - 1
-_WORD = (1 << 32) - 1
-CREATED_S_MAX = _WORD
+WORD_MAX = (1 << 32) - 1
+CREATED_S_MAX = WORD_MAX
 PID_MAX = (1 << 22) - 1
 """Of a process; the rest of its number is when it was started."""
 _JITTER_MS = 1000
@@ -42,7 +42,7 @@ def of(size: int, owner: int, created_s: int, *, pinned: bool = False, expires_m
         expires_ms: when it expires, in milliseconds of CLOCK_BOOTTIME; 0 for never.
         process: the process it is tied to (see processes.py); 0 for none.
     """
-    seen = min(size, SIZE_MAX) | (owner & _WORD) << _OWNER_AT | min(max(0, created_s), _WORD) << _CREATED_AT
+    seen = min(size, SIZE_MAX) | (owner & WORD_MAX) << OWNER_AT | min(max(0, created_s), WORD_MAX) << CREATED_AT
     if pinned or expires_ms or process:
         seen |= pinned << _PINNED_AT | min(expires_ms, EXPIRES_MS_MAX) << _EXPIRES_AT | process << _PROCESS_AT
     return seen
@@ -50,7 +50,7 @@ def of(size: int, owner: int, created_s: int, *, pinned: bool = False, expires_m
 
 def plain(size: int, owner: int, created_s: int) -> int:
     """Returns as `of` the sight of an object that simply lives on; the numbers are known to be in their bounds."""
-    return size | owner << _OWNER_AT | created_s << _CREATED_AT
+    return size | owner << OWNER_AT | created_s << CREATED_AT
 
 
 def size_of(seen: int) -> int:
@@ -60,12 +60,12 @@ def size_of(seen: int) -> int:
 
 def owner_of(seen: int) -> int:
     """Returns the user id of the owner of an object that is there."""
-    return seen >> _OWNER_AT & _WORD
+    return seen >> OWNER_AT & WORD_MAX
 
 
 def created_of(seen: int) -> int:
     """Returns when an object came that is there: seconds since the epoch."""
-    return seen >> _CREATED_AT & _WORD
+    return seen >> CREATED_AT & WORD_MAX
 
 
 def is_pinned(seen: int) -> bool:
