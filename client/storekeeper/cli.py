@@ -5,26 +5,24 @@ Owns what users type and see, and the exit codes. Everything else is `Client`'s.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
 import os
 import pwd
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 import storekeeper
-from storekeeper import ranges, wire
+from storekeeper import wire
 from storekeeper.amounts import DURATIONS, SIZES, Amount, Owner
 from storekeeper.client import TIMEOUT_S, Client
-from storekeeper.errors import BatchFailed, DaemonUnreachable, StorekeeperError
+from storekeeper.errors import BatchFailed, StorekeeperError
+from storekeeper.files import bar, contents, fetch, fetch_file
 from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.traffic import Terms
 
@@ -56,8 +54,6 @@ STATUS_OF = {
     "unknown_verb": 76,
 }
 """Exit status by error code, of sysexits.h; 70 (EX_SOFTWARE) for all others."""
-
-_BAR_BYTES_MIN = 16 * 1024 * 1024
 
 DURATION, SIZE = Amount(DURATIONS, "a duration"), Amount(SIZES, "a size")
 OWNER = Owner()
@@ -148,7 +144,7 @@ def put(
         raise click.UsageError("--key names one object; give one file with it")
     for file in files:
         name = key if key is not None else None if file == "-" else os.path.basename(file)
-        with _contents(file) as data, _bar(file, len(data)) as progress:
+        with contents(file) as data, bar(file, len(data)) as progress:
             name, outcome = client._traffic.put_one(data, name, Terms(replace, durability, ttl), progress)
             size = len(data)
         if as_json:
@@ -174,9 +170,9 @@ def get(client: Client, keys: Sequence[str], output: Path | None) -> None:
     for key in keys:
         wire.key_frame(key)  # before anything is made of it
         if output is None:
-            found = _fetch(client, key, sys.stdout.buffer)
+            found = fetch(client, key, sys.stdout.buffer)
         else:
-            found = _fetch_file(client, key, output / key if into_folder else output)
+            found = fetch_file(client, key, output / key if into_folder else output)
         if not found:
             click.echo(f"storekeeper: no object {key!r}", err=True)
             missing = True
@@ -471,7 +467,7 @@ def _evict_all(client: Client, infos: Sequence[ObjectInfo], before_ns: int) -> t
     """Evicts objects that were there before a moment; returns how many, and how many were refused by each sentence."""
     evicted, refused = 0, dict[str, int]()
     keys = [info.key for info in infos]
-    with _bar("evicting", len(keys), 1) as progress:
+    with bar("evicting", len(keys), 1) as progress:
         for start in range(0, len(keys), wire.BATCH_ITEMS_MAX):
             part = keys[start : start + wire.BATCH_ITEMS_MAX]
             try:
@@ -499,96 +495,6 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-@contextlib.contextmanager
-def _contents(file: str) -> Iterator[Any]:
-    """Gives the bytes of a file, mapped, not read; standard input goes through a temporary file."""
-    with contextlib.ExitStack() as stack:
-        if file == "-":
-            source: BinaryIO = stack.enter_context(tempfile.TemporaryFile())
-            while block := sys.stdin.buffer.read(1 << 20):
-                source.write(block)
-            source.flush()
-        else:
-            source = stack.enter_context(open(file, "rb"))
-        if os.fstat(source.fileno()).st_size:
-            # Not closed here: an error on its way out may still hold a view of it.
-            yield memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
-        else:
-            yield source.read() if file != "-" else b""
-
-
-def _fetch(client: Client, key: str, target: BinaryIO) -> bool:
-    """Writes an object to a stream, in order; returns whether there was one."""
-    waiting: dict[int, bytes] = {}
-    place = 0
-
-    def begin(_: int) -> ranges.Sink:
-        if place:
-            raise DaemonUnreachable(
-                "the daemon went away in the middle of the object; what was written is not all of it"
-            )
-        waiting.clear()
-        return keep
-
-    def keep(start: int, part: memoryview) -> None:
-        nonlocal place
-        waiting[start] = bytes(part)
-        while place in waiting:
-            block = waiting.pop(place)
-            target.write(block)
-            place += len(block)
-
-    size = _download(client, key, begin)
-    target.flush()
-    return size is not None
-
-
-def _fetch_file(client: Client, key: str, path: Path) -> bool:
-    """Writes an object to a file that appears whole or not at all; returns whether there was one."""
-    if path.exists() and not path.is_file():  # a device, a fifo: written into, not replaced
-        with open(path, "wb") as stream:
-            return _fetch(client, key, stream)
-    path = path.resolve()  # through a link, not over it
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".storekeeper-", delete=False) as file:
-        try:
-            size = _download(client, key, lambda _: lambda start, part: _write_at(file.fileno(), part, start))
-            if size is None:
-                os.unlink(file.name)
-                return False
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
-            os.rename(file.name, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(file.name)
-            raise
-    return True
-
-
-def _download(client: Client, key: str, begin: ranges.Begin) -> int | None:
-    info = client.stat(key) if sys.stderr.isatty() else None
-    with _bar(key, info.size if info else 0) as progress:
-        return client._traffic.fetch(key, begin, progress)
-
-
-def _write_at(descriptor: int, part: memoryview, start: int) -> None:
-    while part:
-        written = os.pwrite(descriptor, part, start)
-        start += written
-        part = part[written:]
-
-
-@contextlib.contextmanager
-def _bar(label: str, size: int, least: int = _BAR_BYTES_MIN) -> Iterator[ranges.Progress]:
-    """Gives a progress bar on standard error if that is a terminal and there is much to do."""
-    if size < least or not sys.stderr.isatty():
-        yield ranges.nothing
-        return
-    with click.progressbar(length=size, label=label, file=sys.stderr, width=0) as bar:
-        yield bar.update
 
 
 def _tell(answers: dict[str, bool], as_json: bool, yes: str, no: str) -> None:

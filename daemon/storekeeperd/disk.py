@@ -45,7 +45,7 @@ from storekeeperd.proofs import Proofs, move_away
 from storekeeperd.publisher import READ_FLAGS, Publisher, check_owner, read_all, write_all
 from storekeeperd.refusals import GONE, typed
 from storekeeperd.sight import ABSENT, UNSEEN
-from storekeeperd.sights import Sights, is_object, stat_file
+from storekeeperd.sights import Sights, has_ended, is_object, stat_file
 from storekeeperd.syncs import Syncs
 
 _ENDLESS = 1 << 62
@@ -324,7 +324,7 @@ class Disk:
             return Outcome(b"absent", ABSENT)
         try:
             kept = self._proofs.kept(descriptor)
-            if self._proofs.is_over(kept):
+            if has_ended(kept, self._boot):
                 os.close(descriptor)
                 return Outcome(b"absent", size)
             if self._proofs.needs_reading(descriptor):

@@ -21,6 +21,7 @@ from storekeeperd import garbage, moments, namespaces
 from storekeeperd.access import NOBODY, Access, Rules, Who
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config, fit_descriptors
+from storekeeperd.deathwatch import Deathwatch
 from storekeeperd.disk import Disk
 from storekeeperd.endpoint import Endpoint, socket_path
 from storekeeperd.filesystem import find
@@ -34,11 +35,12 @@ from storekeeperd.loop import Loop, Timer
 from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
 from storekeeperd.outside import Outside
 from storekeeperd.principals import resolve, rules_of
-from storekeeperd.processes import Processes
+from storekeeperd.processes import find as find_process
 from storekeeperd.reconciler import Reconciler
 from storekeeperd.scanner import Scanner
 from storekeeperd.sdnotify import Manager
 from storekeeperd.service import Service
+from storekeeperd.sight import PID_MAX
 from storekeeperd.sizing import Sizing
 from storekeeperd.watcher import Watcher
 
@@ -94,7 +96,7 @@ class Keeper:
             commit_group_max=limits.commit_group_max,
         )
         self._loop = Loop(self._pump)
-        self._processes = Processes(self._loop, limits.processes_max, self._end_process)
+        self._deathwatch = Deathwatch(self._loop, limits.processes_max, self._end_process)
         self._jobs = Jobs(self._disk, limits, self._loop.wake, inline=not network)
         self._index = Index()
         self._coherence = Coherence(self._index)
@@ -141,7 +143,8 @@ class Keeper:
     def _outside(self) -> Outside:
         return Outside(
             free=self._disk.free,
-            identify=self._processes.identify,
+            identify=self._deathwatch.identify,
+            is_alive=lambda process: find_process(process & PID_MAX) == process,
             keep_lives=self._keep_lives,
             found=self._found,
             fixed=lambda: self._fixed,
@@ -237,7 +240,7 @@ class Keeper:
             self._service.finished(job)
         self._pump_jobs()
         self._reconciler.close(0.1)
-        self._processes.close()
+        self._deathwatch.close()
         self._loop.close()
         self._disk.close()
         self._home.leave()
@@ -288,7 +291,7 @@ class Keeper:
         """Sees to it that objects end when they do: at their moment, or with their process."""
         lifetimes = self._service.lifetimes
         while lifetimes.begun:
-            self._processes.watch(lifetimes.begun.pop())
+            self._deathwatch.watch(lifetimes.begun.pop())
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -323,7 +326,7 @@ class Keeper:
         self._service.transfers.expire(time.monotonic())
         self._service.complaints.tick()
         self._service.evictions.tick()
-        self._processes.tick(self._service.lifetimes.is_tied)
+        self._deathwatch.tick(self._service.lifetimes.is_tied)
         self._tidy_up()
         self._reconciler.tick()
         self._manager.status(self._summary(), _SCAN_STEP_S if self._coherence.scanning else 0.0)
@@ -385,7 +388,7 @@ class Keeper:
             "lacks": lacks,
             "connections": len(self._listener.connections),
             "accepted": self._listener.accepted,
-            "processes": len(self._processes),
+            "processes": len(self._deathwatch),
             "refused": self._listener.refused,
             "broken": self._listener.broken,
             "stalled": self._listener.stalled,

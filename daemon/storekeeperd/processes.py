@@ -1,110 +1,15 @@
-"""Processes that objects are tied to: who a peer is, and when one ends.
+"""Which process has a number: processes as objects know them.
 
-Owns the descriptors of processes (pidfd_open(2)). A process is known by its number and the moment it was started, in
-clock ticks since boot: a number alone is given to another process one day. Whose it is, the kernel says: the process
-that connected (SO_PEERPIDFD, Linux 6.5; else its number from SO_PEERCRED).
+Owns the reading of /proc. A process is known by its number and the moment it was started, in clock ticks since boot: a
+number alone is given to another process one day.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-
-from storekeeper.errors import BadRequest, Busy
-from storekeeperd.answers import Peer
-from storekeeperd.loop import READ, Loop
 from storekeeperd.sight import PID_MAX
 
 _PID_BITS = PID_MAX.bit_length()
 _START_MAX = (1 << 42) - 1
-
-
-class Processes:
-    """Processes whose end is waited for.
-
-    Args:
-        loop: where to wait.
-        at_most: how many; each is a descriptor.
-        ended: called with a process when it has ended.
-    """
-
-    def __init__(self, loop: Loop, at_most: int, ended: Callable[[int], None]) -> None:
-        self._loop = loop
-        self._at_most = at_most
-        self._ended = ended
-        self._watched: dict[int, int] = {}  # process -> descriptor
-
-    def __len__(self) -> int:
-        return len(self._watched)
-
-    def identify(self, peer: Peer) -> int:
-        """Returns the process of a peer.
-
-        Raises:
-            BadRequest: it has ended, or cannot be told from here.
-            Busy: the end of too many processes is waited for.
-        """
-        if peer.process:
-            return peer.process
-        if len(self._watched) >= self._at_most:
-            raise Busy(f"objects are tied to {self._at_most} processes, as many as may be; try again in a moment")
-        held = peer.carrier.process_descriptor()
-        try:
-            process = find(peer.pid)
-            # The descriptor is of the process that connected: if that has its number now, it was nobody else's then.
-            if process and (held < 0 or _number_of(held) == peer.pid):
-                peer.process = process
-                return process
-        finally:
-            if held >= 0:
-                os.close(held)
-        raise BadRequest("the process that connected cannot be told or has ended: nothing can be tied to it")
-
-    def watch(self, process: int) -> None:
-        """Waits for the end of a process; `ended` is called at once, or soon, if it has ended by now."""
-        if process in self._watched:
-            return
-        try:
-            descriptor = os.pidfd_open(process & PID_MAX)
-        except OSError:  # ESRCH: it has ended. Or there are no descriptors left: `tick` asks again
-            self._watched[process] = -1
-            self._ask(process)
-            return
-        if find(process & PID_MAX) != process:  # its number is another's by now
-            os.close(descriptor)
-            self._ended(process)
-            return
-        self._watched[process] = descriptor
-        self._loop.watch(descriptor, READ, lambda _: self._end(process))
-
-    def forget(self, process: int) -> None:
-        """Waits for a process no longer."""
-        descriptor = self._watched.pop(process, -1)
-        if descriptor >= 0:
-            self._loop.unwatch(descriptor)
-            os.close(descriptor)
-
-    def tick(self, is_tied: Callable[[int], bool]) -> None:
-        """Gives up those that nothing is tied to; to be called every second."""
-        for process, descriptor in list(self._watched.items()):
-            if not is_tied(process):
-                self.forget(process)
-            elif descriptor < 0:
-                del self._watched[process]
-                self.watch(process)
-
-    def close(self) -> None:
-        """Waits for none any more."""
-        for process in list(self._watched):
-            self.forget(process)
-
-    def _ask(self, process: int) -> None:
-        if find(process & PID_MAX) != process:
-            self._end(process)
-
-    def _end(self, process: int) -> None:
-        self.forget(process)
-        self._ended(process)
 
 
 def find(pid: int) -> int:
@@ -120,7 +25,7 @@ def find(pid: int) -> int:
     return min(started, _START_MAX) << _PID_BITS | pid
 
 
-def _number_of(descriptor: int) -> int:
+def number_of(descriptor: int) -> int:
     """Returns the number of the process that a descriptor is of; -1 if it has ended and been waited for: proc(5)."""
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:

@@ -17,9 +17,10 @@ from collections import OrderedDict
 from typing import Any
 
 from storekeeper.errors import CorruptObject
-from storekeeperd import checksums, moments
+from storekeeperd import checksums
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
+from storekeeperd.sights import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,7 @@ class Proofs:
         kept = Metadata.checksum_in(raw)
         if kept is not None and checksums.of(payload) != kept:
             raise corrupt()
-        return not Metadata.may_end(raw) or not self.is_over(Metadata.unpack(raw))
-
-    def is_over(self, kept: Metadata | None) -> bool:
-        """Returns whether an object has expired, or ended with a process of another boot."""
-        if kept is None or kept.pinned:
-            return False
-        ends_ms = moments.ends_ms(kept, self._boot)
-        return 0 < ends_ms <= moments.now_ms()
+        return not Metadata.may_end(raw) or not has_ended(Metadata.unpack(raw), self._boot)
 
     def needs_reading(self, descriptor: int) -> bool:
         """Returns whether `prove_file` should be called before ranges of the object are served."""

@@ -28,7 +28,7 @@ from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Commit, Origin, Outcome, Put
 from storekeeperd.sight import ABSENT
-from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
+from storekeeperd.sights import NO_FILE, Sights, has_ended, is_object, stat_file
 
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -231,12 +231,20 @@ class Publisher:
                 found = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if not is_object(name, found):
                     raise _not_an_object()
-                if operation.replace:
-                    if self._is_superseded(operation, name, place, found):
+                kept = self._sights.kept(name, place)
+                if has_ended(kept, self._boot):
+                    self.unpublish(name, place)
+                    continue
+                mine = may_change(operation.origin, kept, found)
+                # To replace another one's object by the same bytes would change nothing but the owner: it is left alone.
+                same = not (operation.replace and mine) and self._is_same(descriptor, operation, name, place, found)
+                if operation.replace and not same:
+                    check_owner(operation.origin, kept, found)
+                    if self._is_superseded(operation, kept, found):
                         return b"superseded"
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"replaced"
-                if found.st_size == operation.size and _same_bytes(descriptor, name, place, operation.size):
+                if same:
                     if operation.durable:
                         self._take_the_place_of_the_same(descriptor, name, place, found, stay.root)
                     return b"same"
@@ -247,16 +255,16 @@ class Publisher:
             raise KeyExists("the key holds other bytes; choose another key, or replace it with replace=true")
         raise DiskFailed("the name comes and goes faster than it can be taken; try again")
 
-    def _is_superseded(self, operation: Put | Commit, name: bytes, place: int, found: os.stat_result) -> bool:
-        """Returns whether the object there is one that came after the call, and must stay; raises `Denied`.
+    @staticmethod
+    def _is_same(descriptor: int, operation: Put | Commit, name: bytes, place: int, found: os.stat_result) -> bool:
+        return found.st_size == operation.size and _same_bytes(descriptor, name, place, operation.size)
+
+    def _is_superseded(self, operation: Put | Commit, kept: Metadata | None, found: os.stat_result) -> bool:
+        """Returns whether the object there is one that came after the call, and must stay.
 
         Not if it was put without `replace`: then there was nothing before it, and to leave it would be to lose a put
         that was perhaps never carried out.
         """
-        if operation.origin.any_owner and not operation.before_ns:
-            return False
-        kept = self._sights.kept(name, place)
-        check_owner(operation.origin, kept, found)
         return (
             operation.before_ns > 0
             and moments.is_newer(kept, found, operation.before_ns, self._boot)
@@ -300,10 +308,15 @@ class Publisher:
                 raise
 
 
+def may_change(origin: Origin, kept: Metadata | None, found: os.stat_result) -> bool:
+    """Returns whether somebody may change an object, by whose it is."""
+    return origin.any_owner or origin.uid == (kept.owner if kept else found.st_uid)
+
+
 def check_owner(origin: Origin, kept: Metadata | None, found: os.stat_result) -> None:
     """Raises `Denied` if somebody may not change an object for being another one's."""
-    owner = kept.owner if kept else found.st_uid
-    if not origin.any_owner and origin.uid != owner:
+    if not may_change(origin, kept, found):
+        owner = kept.owner if kept else found.st_uid
         raise Denied(
             f"the object belongs to uid {owner}: only its owner, a manager of the namespace or root may change it"
         )

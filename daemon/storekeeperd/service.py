@@ -43,7 +43,7 @@ from storekeeperd.objects import YES, Objects
 from storekeeperd.operations import Job, Outcome
 from storekeeperd.orders import Orders
 from storekeeperd.outside import Outside
-from storekeeperd.sight import LIFE_AT, expires_of
+from storekeeperd.sight import LIFE_AT, expires_of, is_pinned, process_of
 from storekeeperd.transfers import Transfers
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,10 @@ class Service:
 
     def is_over(self, seen: int) -> bool:
         """Returns whether an object that a look saw has ended by now."""
-        return seen >> LIFE_AT > 0 and 0 < expires_of(seen) <= self._now_ms
+        if seen >> LIFE_AT <= 0 or is_pinned(seen):
+            return False
+        process = process_of(seen)
+        return 0 < expires_of(seen) <= self._now_ms or (process > 0 and not self.outside.is_alive(process))
 
     @property
     def keeps_lives(self) -> bool:
@@ -301,7 +304,7 @@ class Service:
         return self.keeps_lives or self.ledger.counts or bool(self._index.followed)
 
     def identify(self, peer: Peer) -> int:
-        """Returns the process of a peer; see processes.py."""
+        """Returns the process of a peer; see deathwatch.py."""
         return self.outside.identify(peer)
 
     # -- the shortest way

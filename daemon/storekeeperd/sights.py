@@ -19,6 +19,7 @@ from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.growth import RECENT_S
 from storekeeperd.metadata import ATTRIBUTE, Metadata
+from storekeeperd.processes import find
 from storekeeperd.sight import ABSENT, CREATED_S_MAX, SIZE_MAX, UNSEEN, created_of
 
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -127,6 +128,15 @@ class Sights:
         except OSError:
             return None
         return Metadata.unpack(raw)
+
+
+def has_ended(kept: Metadata | None, boot: int) -> bool:
+    """Returns whether an object has expired, or ended with its process."""
+    if kept is None or kept.pinned or not (kept.ttl_us or kept.process):
+        return False
+    if 0 < moments.ends_ms(kept, boot) <= moments.now_ms():
+        return True
+    return kept.process > 0 and find(kept.process & sight.PID_MAX) != kept.process
 
 
 def stat_file(name: bytes, place: int) -> os.stat_result | None:
