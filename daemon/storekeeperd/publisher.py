@@ -236,7 +236,7 @@ class Publisher:
                     self.unpublish(name, place)
                     continue
                 mine = may_change(operation.origin, kept, found)
-                # To replace another one's object by the same bytes would change nothing but the owner: it is left alone.
+                # Another one's object is not replaced by the same bytes: it would change nothing but the owner.
                 same = not (operation.replace and mine) and self._is_same(descriptor, operation, name, place, found)
                 if operation.replace and not same:
                     check_owner(operation.origin, kept, found)
