@@ -20,6 +20,7 @@ import pytest
 
 from storekeeper import Client
 from storekeeper.carriers import somebody_listens
+from storekeeperd import sight
 from storekeeperd.ground import Ground
 
 
@@ -157,6 +158,23 @@ def adopt(ground: Ground) -> None:
     root = ground.find()
     ground.adopt(root)
     os.close(root)
+
+
+def by_hand(path: Path) -> int:
+    """What is seen of a file that somebody put there by hand: all that stat(2) says of it."""
+    found = path.stat()
+    return sight.of(found.st_size, found.st_uid, int(found.st_mtime))
+
+
+def size_of_new(seen: int, owner: int) -> int:
+    """The size in what was seen of a new object, once the rest of it was found right: whose it is, since when, for good.
+
+    ABSENT and UNSEEN as they are.
+    """
+    if seen >= 0:
+        assert seen == sight.of(sight.size_of(seen), owner, sight.created_of(seen))
+        assert -1 <= time.time() - sight.created_of(seen) < 60
+    return sight.size_of(seen)
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -21,6 +21,7 @@ from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
 from storekeeperd.service import Service
+from storekeeperd.sight import ABSENT, UNSEEN
 
 LIMITS = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=3)
 ONE_PAGE = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=100)
@@ -56,19 +57,19 @@ class FakeDisk:
         name = getattr(operation, "name", b"")
         fault = self._chance.random() < self.fault_rate
         if fault and isinstance(operation, op.Look | op.Survey):
-            return op.failed(DiskFailed("a fault"), op.UNSEEN)
+            return op.failed(DiskFailed("a fault"), UNSEEN)
         if fault and not isinstance(operation, op.Close):
             if isinstance(operation, op.Commit):
                 del self.open[operation.descriptor]
-            return op.failed(DiskFull("a fault"), self.size(name) if name else op.UNSEEN)
+            return op.failed(DiskFull("a fault"), self.size(name) if name else UNSEEN)
         outcome: op.Outcome = getattr(self, f"_{type(operation).__name__.lower()}")(operation)
         # A fault after the effect: the change is made, its own look failed.
         if isinstance(operation, op.Put | op.Evict | op.Commit) and self._chance.random() < self.fault_rate:
-            return op.failed(DiskFailed("a fault after the effect"), op.UNSEEN)
+            return op.failed(DiskFailed("a fault after the effect"), UNSEEN)
         return outcome
 
     def size(self, name: bytes) -> int:
-        return len(self.objects[name]) if name in self.objects else op.ABSENT
+        return len(self.objects[name]) if name in self.objects else ABSENT
 
     def _look(self, operation: op.Look) -> op.Outcome:
         return op.Outcome(b"ok", self._looked(operation.name))
@@ -77,7 +78,7 @@ class FakeDisk:
         return op.Outcome(
             b"ok",
             payload=[
-                op.UNSEEN if self._chance.random() < self.fault_rate else self._looked(name) for name in operation.names
+                UNSEEN if self._chance.random() < self.fault_rate else self._looked(name) for name in operation.names
             ],
         )
 
@@ -87,7 +88,7 @@ class FakeDisk:
     def _get(self, operation: op.Get) -> op.Outcome:
         payload = self.objects.get(operation.name)
         if payload is None:
-            return op.Outcome(b"absent", op.ABSENT)
+            return op.Outcome(b"absent", ABSENT)
         budget = operation.budget
         if len(payload) > budget.bytes_max:
             return op.Outcome(b"large", len(payload))
@@ -106,7 +107,7 @@ class FakeDisk:
 
     def _stat(self, operation: op.Stat) -> op.Outcome:
         size = self.size(operation.name)
-        if size == op.ABSENT:
+        if size == ABSENT:
             return op.Outcome(b"absent", size)
         return op.Outcome(b"ok", size, json.dumps({"size": size, "owner": 0, "created": 0.0}).encode())
 
@@ -127,7 +128,7 @@ class FakeDisk:
 
     def _open(self, operation: op.Open) -> op.Outcome:
         if operation.name not in self.objects:
-            return op.Outcome(b"absent", op.ABSENT)
+            return op.Outcome(b"absent", ABSENT)
         content = self.objects[operation.name]
         return op.Outcome(b"ok", len(content), number=self._descriptor(bytearray(content)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -18,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from conftest import adopt
+from conftest import adopt, by_hand, size_of_new
 from storekeeper import wire
 from storekeeper.errors import BadKey
-from storekeeperd import checksums, entries
+from storekeeperd import checksums, entries, sight
 from storekeeperd import disk as disk_module
 from storekeeperd import publisher as publisher_module
 from storekeeperd import sights as sights_module
@@ -50,7 +51,9 @@ from storekeeperd.operations import (
 )
 from storekeeperd.sight import ABSENT, UNSEEN
 
-US = Origin(4321)
+US = Origin(os.geteuid())
+STRANGER = Origin(4321)
+MANAGER = Origin(4321, any_owner=True)
 MIB = 1024 * 1024
 
 
@@ -108,6 +111,16 @@ def do(disk: Disk, operation: Operation, *, wait: bool = True) -> Outcome:
     """Carries out one operation as a job of its own."""
     with disk.stay() as stay:
         return disk.perform(operation, stay, wait=wait)
+
+
+def ours(seen: int) -> int:
+    """The size in what was seen of an object that is new, and ours."""
+    return size_of_new(seen, US.uid)
+
+
+def sized(outcome: Outcome) -> Outcome:
+    """An outcome with a size in place of all that was seen."""
+    return dataclasses.replace(outcome, seen=ours(outcome.seen))
 
 
 def listed(store: Path) -> list[str]:
@@ -175,9 +188,10 @@ def test_a_look_sees_the_size(disk: Disk, store: Path) -> None:
     (store / "empty").touch()
     (store / "n/k").write_bytes(b"1")
     os.utime(store / "n/k", (0, 0))
-    assert do(disk, Look(b"k")) == Outcome(b"ok", 5, recent=(b"k",))
-    assert do(disk, Look(b"empty")) == Outcome(b"ok", 0, recent=(b"empty",))
-    assert do(disk, Look(b"n/k")) == Outcome(b"ok", 1)
+    assert sized(do(disk, Look(b"k"))) == Outcome(b"ok", 5, recent=(b"k",))
+    assert sized(do(disk, Look(b"empty"))) == Outcome(b"ok", 0, recent=(b"empty",))
+    assert do(disk, Look(b"k")).seen == by_hand(store / "k")
+    assert do(disk, Look(b"n/k")) == Outcome(b"ok", sight.of(1, os.geteuid(), 0))
     assert do(disk, Look(b"none")) == Outcome(b"ok", ABSENT)
     assert do(disk, Look(b"no-namespace/k")) == Outcome(b"ok", ABSENT)
     assert do(disk, Look(b"k/under-a-file")).word == b"store_away"  # that is no folder
@@ -195,11 +209,11 @@ def test_a_look_that_fails_says_nothing(disk: Disk, break_os: Callable[..., None
 @pytest.mark.parametrize("name", [b"k", b"n/k", "é".encode(), b"x" * 255], ids=["plain", "namespace", "é", "long"])
 def test_what_was_put_is_got(disk: Disk, store: Path, name: bytes) -> None:
     for payload in (b"", b"x", b"bytes", bytearray(b"array"), memoryview(b"view"), b"x" * 200_000):
-        assert put(disk, name, payload) == Outcome(b"created", len(payload))
+        assert sized(put(disk, name, payload)) == Outcome(b"created", len(payload))
         got = get(disk, name)
         assert (got.word, got.seen, bytes(got.payload)) == (b"ok", len(payload), bytes(payload))
         assert (store / os.fsdecode(name)).read_bytes() == bytes(payload)
-        assert do(disk, Evict(name, True)).word == b"evicted"
+        assert do(disk, Evict(name, True, US)).word == b"evicted"
 
 
 def test_an_object_can_be_read_by_owner_and_group_and_written_by_none(disk: Disk, store: Path) -> None:
@@ -217,7 +231,7 @@ def test_the_same_bytes_again_are_the_same_object(disk: Disk, store: Path, durab
     for name, payload in ((b"a", b""), (b"b", b"bytes"), (b"c", b"x" * (2 * MIB + 1))):
         put(disk, name, payload)
         before = (store / os.fsdecode(name)).stat().st_ino
-        assert put(disk, name, payload, durable=durable) == Outcome(b"same", len(payload))
+        assert sized(put(disk, name, payload, durable=durable)) == Outcome(b"same", len(payload))
         # A durable one is a synced copy of ours: an fsync of the other file would prove nothing (see publisher.py).
         assert ((store / os.fsdecode(name)).stat().st_ino == before) is not durable
 
@@ -226,7 +240,7 @@ def test_other_bytes_are_refused(disk: Disk, store: Path) -> None:
     put(disk, b"k", b"bytes")
     for other in (b"", b"bytez", b"longer bytes"):
         outcome = put(disk, b"k", other)
-        assert (outcome.word, outcome.seen) == (b"key_exists", 5)
+        assert (outcome.word, ours(outcome.seen)) == (b"key_exists", 5)
         assert "replace" in str(outcome.error)
         assert (store / "k").read_bytes() == b"bytes"
 
@@ -238,8 +252,8 @@ def test_a_difference_far_behind_is_seen(disk: Disk) -> None:
 
 @pytest.mark.parametrize("durable", [False, True], ids=["os", "disk"])
 def test_other_bytes_replace_if_asked_to(disk: Disk, store: Path, durable: bool) -> None:
-    assert put(disk, b"k", b"old", replace=True, durable=durable) == Outcome(b"created", 3)
-    assert put(disk, b"k", b"newer", replace=True, durable=durable) == Outcome(b"replaced", 5)
+    assert sized(put(disk, b"k", b"old", replace=True, durable=durable)) == Outcome(b"created", 3)
+    assert sized(put(disk, b"k", b"newer", replace=True, durable=durable)) == Outcome(b"replaced", 5)
     assert get(disk, b"k").payload == b"newer"
     assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
     assert (store / "k").stat().st_nlink == 1
@@ -250,7 +264,7 @@ def test_whoever_has_the_old_object_open_keeps_it(disk: Disk) -> None:
     opened = do(disk, Open(b"k"))
     put(disk, b"k", b"newer", replace=True)
     assert do(disk, Read(opened.number, 0, 10)).payload == b"old"
-    assert do(disk, Evict(b"k", True)).word == b"evicted"
+    assert do(disk, Evict(b"k", True, US)).word == b"evicted"
     assert do(disk, Read(opened.number, 0, 10)).payload == b"old"
     do(disk, Close(opened.number))
 
@@ -294,14 +308,14 @@ def test_what_is_not_there_is_absent(disk: Disk) -> None:
         assert get(disk, name) == Outcome(b"absent", ABSENT)
         assert do(disk, Open(name)) == Outcome(b"absent", ABSENT)
         assert do(disk, Stat(name)) == Outcome(b"absent", ABSENT)
-        assert do(disk, Evict(name, True)) == Outcome(b"absent", ABSENT)
+        assert do(disk, Evict(name, True, US)) == Outcome(b"absent", ABSENT)
 
 
 def test_an_object_put_by_hand_is_served(disk: Disk, store: Path) -> None:
     (store / "k").write_bytes(b"by hand")
     assert get(disk, b"k").payload == b"by hand"
     assert put(disk, b"k", b"by hand").word == b"same"
-    assert do(disk, Evict(b"k", True)).word == b"evicted"
+    assert do(disk, Evict(b"k", True, US)).word == b"evicted"
 
 
 def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) -> None:
@@ -416,7 +430,7 @@ def test_a_foreign_entry_is_never_served_nor_removed_nor_replaced(
     assert get(disk, b"k") == Outcome(b"absent", ABSENT)
     assert do(disk, Open(b"k")) == Outcome(b"absent", ABSENT)
     assert do(disk, Stat(b"k")) == Outcome(b"absent", ABSENT)
-    assert do(disk, Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True, US)) == Outcome(b"absent", ABSENT)
     for replace in (False, True):
         outcome = put(disk, b"k", b"target", replace=replace)
         assert (outcome.word, outcome.seen) == (b"not_an_object", ABSENT)
@@ -445,8 +459,8 @@ def test_a_directory_that_appears_at_the_last_moment_is_not_an_object(
 
 def test_an_evicted_object_is_gone(disk: Disk, store: Path) -> None:
     put(disk, b"k", b"bytes")
-    assert do(disk, Evict(b"k", True)) == Outcome(b"evicted", ABSENT)
-    assert do(disk, Evict(b"k", False)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True, US)) == Outcome(b"evicted", ABSENT)
+    assert do(disk, Evict(b"k", False, US)) == Outcome(b"absent", ABSENT)
     assert not (store / "k").exists()
 
 
@@ -458,15 +472,15 @@ def test_somebody_else_may_remove_it_first(disk: Disk, store: Path, break_os: Ca
         raise FileNotFoundError(errno.ENOENT, "gone")
 
     break_os(unlink=too_late)
-    assert do(disk, Evict(b"k", True)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(b"k", True, US)) == Outcome(b"absent", ABSENT)
     assert not (store / "k").exists()
 
 
 def test_an_object_that_cannot_be_removed_is_still_there(disk: Disk, break_os: Callable[..., None]) -> None:
     put(disk, b"k", b"bytes")
     break_os(unlink=fault(errno.EACCES))
-    outcome = do(disk, Evict(b"k", True))
-    assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
+    outcome = do(disk, Evict(b"k", True, US))
+    assert (outcome.word, ours(outcome.seen)) == (b"disk_failed", 5)
     assert os.strerror(errno.EACCES) in str(outcome.error)
 
 
@@ -478,14 +492,14 @@ def told(disk: Disk, name: bytes = b"k") -> dict[str, Any]:
     assert outcome.word == b"ok"
     answer = json.loads(outcome.payload)
     assert isinstance(answer, dict)
-    assert outcome.seen == answer["size"]
+    assert outcome.seen == sight.of(answer["size"], answer["owner"], int(answer["created"]))
     return answer
 
 
 def test_owner_and_time_are_kept_with_an_object(disk: Disk, store: Path, attributes: bool) -> None:
     if not attributes:
         pytest.skip("the file system of tmp_path has no user attributes")
-    put(disk, b"k", b"bytes")
+    do(disk, Put(b"k", b"bytes", STRANGER, False, False))
     kept = Metadata.unpack(os.getxattr(store / "k", "user.storekeeper"))
     assert kept is not None
     assert (kept.owner, kept.checksum, kept.synced) == (4321, checksums.of(b"bytes"), False)
@@ -498,8 +512,8 @@ def test_a_replaced_object_has_its_new_owner(disk: Disk, attributes: bool) -> No
     if not attributes:
         pytest.skip("the file system of tmp_path has no user attributes")
     put(disk, b"k", b"old")
-    do(disk, Put(b"k", b"new", Origin(7), True, False))
-    assert told(disk)["owner"] == 7
+    assert do(disk, Put(b"k", b"new", MANAGER, True, False)).word == b"replaced"
+    assert told(disk)["owner"] == MANAGER.uid
 
 
 def test_a_file_that_came_by_hand_belongs_to_its_unix_owner(disk: Disk, store: Path) -> None:
@@ -509,8 +523,8 @@ def test_a_file_that_came_by_hand_belongs_to_its_unix_owner(disk: Disk, store: P
 
 
 NOT_OURS = [
-    b"", b"nonsense", b"\xff", b"[" * 3000, b"{}", bytes(36), b"\xff" * 36, b"\x01" + b"\xff" * 35, b"\x01" + bytes(34),
-    b"\x01" + bytes(36),
+    b"", b"nonsense", b"\xff", b"[" * 3000, b"{}", bytes(52), b"\xff" * 52, b"\x02" + b"\xff" * 51, b"\x02" + bytes(50),
+    b"\x02" + bytes(52), b"\x01" + bytes(35), b"\x01" + bytes(51),
 ]  # fmt: skip
 
 
@@ -547,7 +561,7 @@ def test_an_upload_is_invisible_until_it_is_committed(disk: Disk, store: Path) -
     descriptor = upload(disk, (6, b"world"), (0, b"hello "))
     assert do(disk, Look(b"k")).seen == ABSENT
     assert scanned(disk, b"") == Sorted([], foreign=Counter(directory=1))
-    assert commit(disk, b"k", descriptor, 11) == Outcome(b"created", 11)
+    assert sized(commit(disk, b"k", descriptor, 11)) == Outcome(b"created", 11)
     assert (store / "k").read_bytes() == b"hello world"
     assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
 
@@ -582,7 +596,7 @@ def test_an_upload_that_is_given_up_leaves_nothing(disk: Disk, store: Path) -> N
 
 
 def test_an_empty_upload_is_an_empty_object(disk: Disk) -> None:
-    assert commit(disk, b"k", upload(disk), 0) == Outcome(b"created", 0)
+    assert sized(commit(disk, b"k", upload(disk), 0)) == Outcome(b"created", 0)
 
 
 def test_uploads_do_not_disturb_each_other(disk: Disk) -> None:
@@ -660,7 +674,7 @@ def test_a_directory_that_cannot_be_synced_is_a_failure_that_tells_what_is_there
 
     break_os(fsync=fsync)
     outcome = put(disk, b"k", b"bytes", durable=True)
-    assert (outcome.word, outcome.seen) == (b"disk_failed", 5)
+    assert (outcome.word, ours(outcome.seen)) == (b"disk_failed", 5)
 
 
 # -- failures
@@ -685,7 +699,7 @@ def test_a_put_that_fails_leaves_the_old_object_and_no_litter(
     for number, word in REFUSALS:
         break_os(**{step: fault(number)})
         outcome = put(disk, b"k", b"newer", replace=True, durable=True)
-        assert (outcome.word, outcome.seen) == (word, 3)
+        assert (outcome.word, ours(outcome.seen)) == (word, 3)
         assert outcome.error is not None
         assert outcome.error.code.encode() == word
         assert (store / "k").read_bytes() == b"old"
@@ -735,7 +749,7 @@ def test_an_object_that_cannot_be_opened_is_a_typed_error(disk: Disk, break_os: 
         for operation in (Get(b"k", Budget(9, 9)), Open(b"k")):
             outcome = do(disk, operation)
             expected = b"busy" if number == errno.EMFILE else b"disk_failed"
-            assert (outcome.word, outcome.seen) == (expected, 5)
+            assert (outcome.word, ours(outcome.seen)) == (expected, 5)
 
 
 def test_an_object_that_cannot_be_read_is_a_typed_error(disk: Disk, break_os: Callable[..., None]) -> None:
@@ -756,7 +770,7 @@ def test_a_name_that_goes_between_two_calls_is_taken(disk: Disk, break_os: Calla
         os.link(*args, **named)
 
     break_os(link=link)
-    assert put(disk, b"k", b"bytes") == Outcome(b"created", 5)
+    assert sized(put(disk, b"k", b"bytes")) == Outcome(b"created", 5)
 
 
 def test_a_name_that_comes_and_goes_for_ever_is_given_up(disk: Disk, break_os: Callable[..., None]) -> None:
@@ -828,7 +842,7 @@ def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
         old = model.get(name)
         what = rng.randrange(4)
         if what == 0:
-            assert do(disk, Evict(name, True)).word == (b"absent" if old is None else b"evicted")
+            assert do(disk, Evict(name, True, US)).word == (b"absent" if old is None else b"evicted")
             model.pop(name, None)
         elif what == 1:
             got = get(disk, name, wait=rng.random() < 0.5)
@@ -844,7 +858,7 @@ def test_a_disk_does_what_a_dictionary_does(disk: Disk, store: Path) -> None:
                 assert word == (b"same" if old == payload else b"key_exists")
             if old is None or replace:
                 model[name] = payload
-        assert do(disk, Look(name)).seen == (len(model[name]) if name in model else ABSENT)
+        assert ours(do(disk, Look(name)).seen) == (len(model[name]) if name in model else ABSENT)
     assert {part + name for part in (b"", b"n/") for name in scanned(disk, part).objects} == model.keys()
 
 
@@ -859,7 +873,9 @@ def test_a_survey_sees_many_names_in_their_order(disk: Disk, store: Path) -> Non
     os.utime(store / "n/empty", (0, 0))
     names = [b"k", b"gone", b"n/empty", b"k.ready", b"link", b"n", b"no-namespace/k", b"k"]
     outcome = do(disk, Survey(names))
-    assert outcome.payload == [5, ABSENT, 0, ABSENT, ABSENT, ABSENT, ABSENT, 5]
+    k, empty = by_hand(store / "k"), sight.of(0, os.geteuid(), 0)
+    assert outcome.payload == [k, ABSENT, empty, ABSENT, ABSENT, ABSENT, ABSENT, k]
+    assert ours(k) == 5
     assert set(outcome.recent) == {b"k", b"k.ready"}  # they may be written to at this moment
     assert do(disk, Survey([])).payload == []
 
@@ -875,7 +891,7 @@ def test_a_survey_says_nothing_of_the_names_it_cannot_see(
         return os.stat(name, **named)
 
     break_os(stat=stat)
-    assert do(disk, Survey([b"bad", b"k"])).payload == [UNSEEN, 0]
+    assert do(disk, Survey([b"bad", b"k"])).payload == [UNSEEN, by_hand(store / "k")]
 
 
 def test_a_name_that_the_file_system_could_not_have_is_not_there(disk: Disk) -> None:
@@ -903,15 +919,15 @@ def test_an_empty_file_named_like_a_marker_is_never_an_object(disk: Disk, store:
     assert get(disk, name) == Outcome(b"absent", ABSENT)
     assert do(disk, Open(name)) == Outcome(b"absent", ABSENT)
     assert do(disk, Stat(name)) == Outcome(b"absent", ABSENT)
-    assert do(disk, Evict(name, True)) == Outcome(b"absent", ABSENT)
+    assert do(disk, Evict(name, True, US)) == Outcome(b"absent", ABSENT)
     assert (store / os.fsdecode(name)).exists()
 
 
 def test_a_file_named_like_a_marker_with_bytes_in_it_is_an_object(disk: Disk) -> None:
-    assert put(disk, b"k.ready", b"bytes") == Outcome(b"created", 5)
+    assert sized(put(disk, b"k.ready", b"bytes")) == Outcome(b"created", 5)
     assert get(disk, b"k.ready").payload == b"bytes"
     assert told(disk, b"k.ready")["size"] == 5
-    assert do(disk, Evict(b"k.ready", True)) == Outcome(b"evicted", ABSENT)
+    assert do(disk, Evict(b"k.ready", True, US)) == Outcome(b"evicted", ABSENT)
 
 
 @pytest.mark.parametrize("replace", [False, True])
@@ -937,18 +953,18 @@ def test_no_markers_are_made_unless_asked_for(disk: Disk, store: Path) -> None:
     put(disk, b"k", b"bytes")
     assert listed(store) == ["k", "n"]
     (store / "k.ready").touch()
-    assert do(disk, Evict(b"k", True)).word == b"evicted"
+    assert do(disk, Evict(b"k", True, US)).word == b"evicted"
     assert listed(store) == ["k.ready", "n"]
 
 
 def test_a_marker_comes_and_goes_with_its_object(marking: Disk, store: Path) -> None:
     for name in ("k", "n/k", "empty"):
         payload = b"" if name == "empty" else b"bytes"
-        assert put(marking, name.encode(), payload) == Outcome(b"created", len(payload))
+        assert sized(put(marking, name.encode(), payload)) == Outcome(b"created", len(payload))
         marker = (store / f"{name}.ready").lstat()
         assert stat.S_ISREG(marker.st_mode)
         assert marker.st_size == 0
-        assert do(marking, Evict(name.encode(), True)) == Outcome(b"evicted", ABSENT)
+        assert do(marking, Evict(name.encode(), True, US)) == Outcome(b"evicted", ABSENT)
     assert listed(store) == ["n"]
     assert os.listdir(store / "n") == []
 
@@ -975,7 +991,7 @@ def test_a_commit_makes_a_marker_too(marking: Disk, store: Path) -> None:
 def test_an_object_named_like_a_marker_is_not_removed_as_one(marking: Disk, store: Path) -> None:
     (store / "k.ready").write_bytes(b"an object")
     assert put(marking, b"k", b"bytes").word == b"created"
-    assert do(marking, Evict(b"k", True)).word == b"evicted"
+    assert do(marking, Evict(b"k", True, US)).word == b"evicted"
     assert (store / "k.ready").read_bytes() == b"an object"
 
 
@@ -984,7 +1000,7 @@ def test_a_foreign_entry_in_a_markers_place_stays(marking: Disk, store: Path, ma
     make(store / "k.ready")
     before = os.lstat(store / "k.ready")
     assert put(marking, b"k", b"bytes").word == b"created"
-    assert do(marking, Evict(b"k", True)).word == b"evicted"
+    assert do(marking, Evict(b"k", True, US)).word == b"evicted"
     assert os.lstat(store / "k.ready").st_ino == before.st_ino
 
 
@@ -1001,7 +1017,7 @@ def test_the_marker_is_made_last_and_removed_last(marking: Disk, store: Path, br
 
     break_os(mknod=mknod, unlink=unlink)
     put(marking, b"k", b"bytes")
-    do(marking, Evict(b"k", True))
+    do(marking, Evict(b"k", True, US))
     assert seen == [("make", ["k", "n"]), ("remove", ["k", "k.ready", "n"]), ("remove", ["k.ready", "n"])]
 
 

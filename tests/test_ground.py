@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import adopt
+from conftest import adopt, by_hand
 from storekeeper.errors import StoreUnavailable
 from storekeeperd import home
 from storekeeperd.disk import Disk
@@ -37,7 +37,7 @@ from storekeeperd.operations import (
 )
 from storekeeperd.sight import ABSENT, UNSEEN
 
-US = Origin(4321)
+US = Origin(os.geteuid())
 
 
 def furnish(store: Path, content: bytes = b"foreign") -> None:
@@ -378,7 +378,7 @@ def test_who_is_inside_stays_in_the_same_directory_whatever_happens_to_the_path(
         rename_and_furnish(store)
         before = state(store)
         assert disk.perform(Put(b"new", b"ours", US, False, True), stay).word == b"created"
-        assert disk.perform(Evict(b"n/k", True), stay).word == b"evicted"
+        assert disk.perform(Evict(b"n/k", True, US), stay).word == b"evicted"
         assert disk.perform(Get(b"k", Budget(9, 9)), stay).payload == b"ours"
     assert state(store) == before
     assert (away(store) / "new").read_bytes() == b"ours"
@@ -395,8 +395,8 @@ OPERATIONS: list[Operation] = [
     Put(b"k", b"new", US, True, True),
     Put(b"new", b"new", US, False, False),
     Put(b"n/new", b"new", US, False, True),
-    Evict(b"k", True),
-    Evict(b"n/k", False),
+    Evict(b"k", True, US),
+    Evict(b"n/k", False, US),
     Stat(b"k"),
     Begin(),
     Open(b"k"),
@@ -429,7 +429,7 @@ IN_A_NAMESPACE: list[Operation] = [
     Get(b"n/k", Budget(100, 100)),
     Put(b"n/k", b"new", US, True, True),
     Put(b"n/new", b"new", US, False, False),
-    Evict(b"n/k", True),
+    Evict(b"n/k", True, US),
     Stat(b"n/k"),
     Open(b"n/k"),
 ]
@@ -449,14 +449,14 @@ def test_every_operation_is_refused_in_a_folder_that_is_not_the_namespaces(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/k").write_bytes(b"foreign")
-    assert do(disk, Look(b"n/k")).seen == 4
+    assert do(disk, Look(b"n/k")).seen == by_hand(store / "n/k")
     (store / "n").rename(tmp_path / "away")
     swap(store / "n")
     before, open_before = state(tmp_path), descriptors()
     for operation in IN_A_NAMESPACE:
         outcome = do(disk, operation)
         assert (outcome.word, outcome.seen) == (b"store_away", UNSEEN), operation
-    assert do(disk, Survey([b"k", b"n/k"])).payload == [4, UNSEEN]  # others are not concerned
+    assert do(disk, Survey([b"k", b"n/k"])).payload == [by_hand(store / "k"), UNSEEN]  # others are not concerned
     with pytest.raises(StoreUnavailable):
         list(disk.scan(b"n/"))
     assert do(disk, Get(b"k", Budget(100, 100))).payload == b"ours"
@@ -468,7 +468,7 @@ def test_every_operation_is_refused_in_a_folder_that_is_not_the_namespaces(
 def test_a_namespaces_folder_that_was_made_again_is_entered_after_the_next_check(
     disk: Disk, ground: Ground, store: Path
 ) -> None:
-    assert do(disk, Look(b"n/k")).seen == 4
+    assert do(disk, Look(b"n/k")).seen == by_hand(store / "n/k")
     (store / "n").rename(store / "old")
     assert do(disk, Look(b"n/k")).seen == ABSENT  # there is none
     (store / "n").mkdir()
@@ -528,6 +528,6 @@ def test_everything_works_again_when_the_directory_is_back(disk: Disk, store: Pa
     assert do(disk, Look(b"k")).word == b"store_away"
     store.rmdir()
     away(store).rename(store)
-    assert do(disk, Look(b"k")).seen == 4
-    assert do(disk, Survey([b"k", b"gone", b"n/k"])).payload == [4, ABSENT, 4]
+    assert do(disk, Look(b"k")).seen == by_hand(store / "k")
+    assert do(disk, Survey([b"k", b"gone", b"n/k"])).payload == [by_hand(store / "k"), ABSENT, by_hand(store / "n/k")]
     assert do(disk, Put(b"new", b"new", US, False, False)).word == b"created"

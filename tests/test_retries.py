@@ -158,9 +158,9 @@ def test_after_a_reboot_what_was_put_before_it_is_older(tmp_path: Any) -> None:
     try:
         with before.stay() as stay:
             before.perform(Put(b"k", b"bytes", Origin(1), replace=False, durable=False), stay)
-            assert before.perform(Evict(b"k", True, before_ns=1), stay).word == b"absent"
+            assert before.perform(Evict(b"k", True, Origin(1), before_ns=1), stay).word == b"absent"
             assert before.perform(Get(b"k", Budget(9, 9)), stay) == Outcome(b"ok", 5, b"bytes")
-            assert after.perform(Evict(b"k", True, before_ns=moments.now_ns()), stay).word == b"evicted"
+            assert after.perform(Evict(b"k", True, Origin(1), before_ns=moments.now_ns()), stay).word == b"evicted"
     finally:
         before.close()
         after.close()
