@@ -167,7 +167,7 @@ def by_hand(path: Path) -> int:
 
 
 def size_of_new(seen: int, owner: int) -> int:
-    """The size in what was seen of a new object, once the rest of it was found right: whose it is, since when, for good.
+    """The size in what was seen of a new object, once the rest was found right: whose it is, since when, and for good.
 
     ABSENT and UNSEEN as they are.
     """

@@ -32,7 +32,10 @@ class Wrong(AssertionError):
 
 
 class FakeDisk:
-    """Objects in memory. Carries out operations as disk.py does, and fails now and then if told to."""
+    """Objects in memory. Carries out operations as disk.py does, and fails now and then if told to.
+
+    It knows neither owners nor ages: what it sees of an object is a plain size, and everybody may do everything.
+    """
 
     def __init__(self, changed: Callable[[bytes], None] = lambda _: None, chance: random.Random | None = None) -> None:
         self.objects: dict[bytes, bytes] = {}
@@ -102,6 +105,8 @@ class FakeDisk:
 
     def _evict(self, operation: op.Evict) -> op.Outcome:
         there = operation.name in self.objects
+        if there and operation.only not in (None, self.size(operation.name)):
+            return op.Outcome(b"kept", self.size(operation.name))
         self.set(operation.name, None)
         return op.Outcome(b"evicted" if there else b"absent", self.size(operation.name))
 

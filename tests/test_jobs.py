@@ -120,6 +120,10 @@ def put(*, durable: bool = False, payload: bytes = b"bytes") -> Put:
     return Put(b"k", payload, US, replace=False, durable=durable)
 
 
+def evict(name: bytes = b"k", *, small: bool = False) -> Evict:
+    return Evict(name, small, US)
+
+
 def read(number: int) -> Read:
     return Read(3, number, 1)
 
@@ -134,7 +138,7 @@ def finish(jobs: Jobs, woken: threading.Event) -> list[Job]:
     [
         [Look(b"k")],
         [put()],
-        [Evict(b"k", small=True, origin=US)],
+        [evict(b"k", small=True)],
         [Close(3)],
         [Get(b"k", Budget(1, 1))],
         [Look(b"k")] * 16,
@@ -155,7 +159,7 @@ def test_a_short_job_is_done_at_once_and_never_waits(jobs: Jobs, disk: FakeDisk,
     [
         job(put(durable=True)),
         job(Commit(b"k", 3, 1, US, replace=False, durable=False)),
-        job(Evict(b"k", small=False, origin=US)),
+        job(evict(b"k", small=False)),
         job(Look(b"k"), put(durable=True)),
         job(put(payload=bytes(Limits().inline_bytes_max + 1))),
     ],
@@ -260,7 +264,7 @@ def test_a_short_survey_may_take_as_long_as_one_look(
     finish(jobs, woken)
 
 
-@pytest.mark.parametrize("operation", [Look(b"k"), Survey([b"k"]), put(), Evict(b"k", small=True, origin=US), read(0)])
+@pytest.mark.parametrize("operation", [Look(b"k"), Survey([b"k"]), put(), evict(b"k", small=True), read(0)])
 def test_where_the_loop_may_do_nothing_itself_everything_goes_to_the_pool(
     disk: FakeDisk, clock: Clock, woken: threading.Event, operation: Operation
 ) -> None:
@@ -317,8 +321,8 @@ def test_a_fault_is_an_outcome_and_the_rest_of_the_job_is_done(
 def test_the_pool_works_side_by_side(jobs: Jobs, disk: FakeDisk) -> None:
     both = threading.Barrier(2)
     disk.behave = lambda operation, wait: both.wait(10) and None
-    jobs.start(job(Evict(b"k", small=False, origin=US)))
-    jobs.start(job(Evict(b"l", small=False, origin=US)))
+    jobs.start(job(evict(b"k", small=False)))
+    jobs.start(job(evict(b"l", small=False)))
     finished: list[Job] = []
     eventually(lambda: finished.extend(jobs.done()) or len(finished) == 2)  # type: ignore[func-returns-value]
     assert [each.outcomes[0].word for each in finished] == [b"done", b"done"]
@@ -411,8 +415,8 @@ def test_threads_are_not_given_all_that_one_peer_has_asked_for(jobs: Jobs, disk:
     disk.behave = lambda operation, wait: release.wait(10) and None
     flooder, victim = Owner(1), Owner(2)
     for _ in range(50):
-        jobs.start(of(flooder, Evict(b"k", small=False, origin=US)))
-    asked = of(victim, Evict(b"v", small=False, origin=US))
+        jobs.start(of(flooder, evict(b"k", small=False)))
+    asked = of(victim, evict(b"v", small=False))
     jobs.start(asked)
     release.set()
     finished: list[Job] = []
@@ -485,9 +489,7 @@ def test_a_fault_in_a_group_is_an_outcome_of_every_put(
 # -- peers who left
 
 
-@pytest.mark.parametrize(
-    "operation", [put(), put(durable=True), Look(b"k"), Evict(b"k", small=False, origin=US), read(0)]
-)
+@pytest.mark.parametrize("operation", [put(), put(durable=True), Look(b"k"), evict(b"k", small=False), read(0)])
 def test_what_a_peer_has_ordered_who_left_is_not_done(
     jobs: Jobs, disk: FakeDisk, woken: threading.Event, operation: Operation
 ) -> None:
@@ -496,9 +498,7 @@ def test_what_a_peer_has_ordered_who_left_is_not_done(
     disk.behave = lambda _, wait: release.wait(10) and None
     if isinstance(operation, Evict) or getattr(operation, "durable", False):
         for _ in range(20):  # so that it has to wait, and its peer leaves meanwhile
-            jobs.start(
-                job(Evict(b"k", small=False, origin=US)) if isinstance(operation, Evict) else job(put(durable=True))
-            )
+            jobs.start(job(evict(b"k", small=False)) if isinstance(operation, Evict) else job(put(durable=True)))
     else:
         owner.peer.gone = True
     ordered = of(owner, operation)

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storekeeperd.metadata import Metadata
+from storekeeperd.metadata import TTL_US_MAX, Metadata
 
 WHOLE = Metadata(1000, 1_700_000_000_123_456, 0xDEADBEEF, 42, 0xFFFFFFFFFFFFFFFF, True)
+LIVING = WHOLE._replace(ttl_us=1, process=512, pinned=True)
 
 
 def test_what_is_packed_is_unpacked() -> None:
     assert Metadata.unpack(WHOLE.pack()) == WHOLE
-    for flags in ({"synced": False}, {"replaces": True}, {"synced": False, "replaces": True}):
-        assert Metadata.unpack(WHOLE._replace(**flags).pack()) == WHOLE._replace(**flags)
+    for synced, replaces, pinned, proved in itertools.product((False, True), repeat=4):
+        flagged = WHOLE._replace(synced=synced, replaces=replaces, pinned=pinned, proved=proved)
+        assert Metadata.unpack(flagged.pack()) == flagged
+    for life in ({"ttl_us": 1}, {"ttl_us": TTL_US_MAX}, {"process": 1}, {"process": 2**64 - 1}):
+        assert Metadata.unpack(WHOLE._replace(**life).pack()) == WHOLE._replace(**life)
 
 
 def test_it_fits_into_the_inode_of_ext4_with_room_for_more() -> None:
     assert len(WHOLE.pack()) == 52
+    assert len(LIVING.pack()) == 52
 
 
 def test_the_bytes_are_those_of_the_readme() -> None:
     assert WHOLE.pack().hex() == "02010000e8030000efbeadde40222018240a06002a00000000000000ffffffffffffffff" + 16 * "00"
+    assert (
+        LIVING.pack().hex() == WHOLE.pack().hex().replace("0201", "0205", 1)[:72] + "01000000000000000002000000000000"
+    )
 
 
 @given(st.binary(max_size=80))
 def test_whatever_stands_there_is_metadata_or_nothing(raw: bytes) -> None:
     kept = Metadata.unpack(raw)
     if kept is not None:
-        assert Metadata.checksum_in(raw) == kept.checksum
+        assert Metadata.checksum_in(raw) == (kept.checksum if kept.proved else None)
+        assert Metadata.may_end(raw) == bool(kept.ttl_us or kept.process)
+        assert kept.ttl_us <= TTL_US_MAX
     assert kept is None or (len(raw) == 52 and raw[0] == 2)
 
 
@@ -45,3 +56,23 @@ def test_the_checksum_is_found_without_the_rest() -> None:
     assert Metadata.checksum_in(WHOLE.pack()) == WHOLE.checksum
     assert Metadata.checksum_in(b"") is None
     assert Metadata.checksum_in(b"\x01" + WHOLE.pack()[1:]) is None
+    assert Metadata.checksum_in(WHOLE.pack()[:36]) is None
+    assert Metadata.checksum_in(LIVING.pack()) == WHOLE.checksum
+
+
+def test_what_no_daemon_put_has_no_checksum() -> None:
+    said = WHOLE._replace(proved=False)
+    assert Metadata.checksum_in(said.pack()) is None
+    assert Metadata.unpack(said.pack()) == said
+
+
+def test_an_object_may_end_if_it_has_a_time_to_live_or_a_process() -> None:
+    assert not Metadata.may_end(WHOLE.pack())
+    assert not Metadata.may_end(WHOLE._replace(pinned=True).pack())
+    assert Metadata.may_end(WHOLE._replace(ttl_us=1).pack())
+    assert Metadata.may_end(WHOLE._replace(process=1).pack())
+
+
+def test_a_longer_life_than_there_can_be_says_nothing() -> None:
+    assert Metadata.unpack(WHOLE._replace(ttl_us=TTL_US_MAX + 1).pack()) is None
+    assert Metadata.unpack(WHOLE._replace(created_us=(1 << 60) + 1).pack()) is None

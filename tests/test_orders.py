@@ -24,6 +24,10 @@ from storekeeperd.orders import Orders
 from storekeeperd.sight import ABSENT, UNSEEN
 
 
+def evict(name: bytes) -> Evict:
+    return Evict(name, True, Origin(1))
+
+
 class Bench:
     """Orders of three operations per job, over an index of its own; notes the outcomes in the order they come."""
 
@@ -49,7 +53,7 @@ class Bench:
         self.orders.finished(job)
 
     def evict(self, *names: bytes) -> None:
-        self.orders.change((Evict(name, True, Origin(1)), self.note) for name in names)
+        self.orders.change((evict(name), self.note) for name in names)
 
 
 @pytest.fixture
@@ -253,18 +257,18 @@ def test_one_change_of_a_name_at_a_time(bench: Bench) -> None:
 def test_the_same_name_twice_in_one_request_is_changed_in_order(bench: Bench) -> None:
     bench.evict(b"k", b"other", b"k")
     job = bench.take()
-    assert job.operations == [Evict(b"k", True, Origin(1)), Evict(b"other", True, Origin(1))]
+    assert job.operations == [evict(b"k"), evict(b"other")]
     assert not bench.orders.jobs
     bench.do(job, ABSENT, ABSENT)
-    assert bench.take().operations == [Evict(b"k", True, Origin(1))]
+    assert bench.take().operations == [evict(b"k")]
 
 
 def test_who_waits_for_a_name_does_not_hold_up_others(bench: Bench) -> None:
     bench.evict(b"k")
     bench.evict(b"k", b"free")
     assert [job.operations for job in bench.orders.jobs] == [
-        [Evict(b"k", True, Origin(1))],
-        [Evict(b"free", True, Origin(1))],
+        [evict(b"k")],
+        [evict(b"free")],
     ]
 
 
@@ -277,7 +281,7 @@ def test_a_change_is_in_the_index_before_anybody_is_told(bench: Bench) -> None:
 
 
 def test_a_change_may_have_no_ticket(bench: Bench) -> None:
-    bench.orders.change([(Evict(b"k", True, Origin(1)), None)])
+    bench.orders.change([(evict(b"k"), None)])
     bench.do(bench.take(), ABSENT)
     assert bench.orders.under_way == 0
 
@@ -292,7 +296,7 @@ def test_questions_about_a_name_being_changed_wait(bench: Bench) -> None:
 
 def test_the_next_change_is_ordered_before_the_last_one_is_told(bench: Bench) -> None:
     waiting: list[int] = []
-    bench.orders.change([(Evict(b"k", True, Origin(1)), lambda *_: waiting.append(len(bench.orders.jobs)))])
+    bench.orders.change([(evict(b"k"), lambda *_: waiting.append(len(bench.orders.jobs)))])
     bench.evict(b"k")
     bench.do(bench.take(), ABSENT)
     assert waiting == [1]
