@@ -21,8 +21,8 @@ import pytest
 
 from conftest import adopt, by_hand, size_of_new
 from storekeeper import wire
-from storekeeper.errors import BadKey
-from storekeeperd import checksums, entries, sight
+from storekeeper.errors import BadKey, BadRequest, Denied
+from storekeeperd import checksums, entries, moments, sight
 from storekeeperd import disk as disk_module
 from storekeeperd import publisher as publisher_module
 from storekeeperd import sights as sights_module
@@ -39,6 +39,7 @@ from storekeeperd.operations import (
     Evict,
     Get,
     Look,
+    Mark,
     Open,
     Operation,
     Origin,
@@ -47,6 +48,7 @@ from storekeeperd.operations import (
     Read,
     Stat,
     Survey,
+    Verify,
     Write,
 )
 from storekeeperd.sight import ABSENT, UNSEEN
@@ -1033,3 +1035,238 @@ def test_an_object_whose_marker_has_no_room_for_a_name_is_stored_or_not_but_neve
     # Found before the object is published: mknod(2) of a name over 255 bytes would fail after it.
     outcome = put(marking, b"x" * 255, b"bytes")
     assert (outcome.word == b"created") == (store / ("x" * 255)).exists()
+
+
+# -- owners
+
+
+@pytest.fixture
+def owned(disk: Disk, attributes: bool) -> Disk:
+    """A disk with an object `k` of ours."""
+    if not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    put(disk, b"k", b"bytes")
+    return disk
+
+
+def everything_of(path: Path) -> tuple[object, ...]:
+    """The bytes of a file, and what is said of it."""
+    found = path.stat()
+    kept = os.getxattr(path, ATTRIBUTE) if ATTRIBUTE in os.listxattr(path) else None
+    return path.read_bytes(), kept, found.st_ino, found.st_mode, found.st_nlink, found.st_mtime_ns
+
+
+def test_a_stranger_evicts_nothing(owned: Disk, store: Path) -> None:
+    before = everything_of(store / "k")
+    for small in (True, False):
+        outcome = do(owned, Evict(b"k", small, STRANGER))
+        assert (outcome.word, ours(outcome.seen)) == (b"denied", 5)
+        assert isinstance(outcome.error, Denied)
+        assert f"uid {US.uid}" in str(outcome.error)
+    assert everything_of(store / "k") == before
+
+
+def test_an_owner_is_who_put_it_not_whose_the_file_is(owned: Disk) -> None:
+    assert do(owned, Put(b"theirs", b"bytes", STRANGER, False, False)).word == b"created"
+    assert do(owned, Evict(b"theirs", True, US)).word == b"denied"
+    assert do(owned, Evict(b"theirs", True, STRANGER)) == Outcome(b"evicted", ABSENT)
+
+
+def test_a_file_that_came_by_hand_is_evicted_by_its_unix_owner_alone(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"by hand")
+    outcome = do(disk, Evict(b"k", True, STRANGER))
+    assert (outcome.word, outcome.seen) == (b"denied", by_hand(store / "k"))
+    assert do(disk, Evict(b"k", True, US)) == Outcome(b"evicted", ABSENT)
+
+
+def test_a_manager_evicts_what_others_own(owned: Disk, store: Path) -> None:
+    seen = do(owned, Look(b"k")).seen
+    assert do(owned, Evict(b"k", True, MANAGER, before_ns=1)) == Outcome(b"absent", seen)  # it came later
+    assert do(owned, Evict(b"k", True, MANAGER)) == Outcome(b"evicted", ABSENT)
+    assert not (store / "k").exists()
+
+
+def test_what_is_not_there_is_denied_to_nobody(disk: Disk, store: Path) -> None:
+    (store / "folder").mkdir()
+    for name in (b"none", b"n/none", b"folder", b"no-namespace/k"):
+        assert do(disk, Evict(name, True, STRANGER)) == Outcome(b"absent", ABSENT)
+        assert do(disk, Mark(name, STRANGER, pinned=True)) == Outcome(b"absent", ABSENT)
+
+
+def test_what_another_one_owns_is_not_replaced(owned: Disk, store: Path) -> None:
+    before = everything_of(store / "k")
+    for outcome in (
+        do(owned, Put(b"k", b"other", STRANGER, True, False)),
+        do(owned, Put(b"k", b"other", STRANGER, True, True)),
+        do(owned, Put(b"k", b"bytes", STRANGER, True, False)),
+        do(owned, Commit(b"k", upload(owned, (0, b"other")), 5, STRANGER, True, False)),
+    ):
+        assert (outcome.word, ours(outcome.seen)) == (b"denied", 5)
+        assert isinstance(outcome.error, Denied)
+    assert everything_of(store / "k") == before
+    assert listed(store) == ["k", "n"]
+
+
+def test_a_file_that_came_by_hand_is_replaced_by_its_unix_owner_alone(disk: Disk, store: Path) -> None:
+    (store / "k").write_bytes(b"by hand")
+    assert do(disk, Put(b"k", b"other", STRANGER, True, False)).word == b"denied"
+    assert (store / "k").read_bytes() == b"by hand"
+    assert do(disk, Put(b"k", b"other", US, True, False)).word == b"replaced"
+
+
+def test_everybody_may_put_the_bytes_that_are_there(owned: Disk) -> None:
+    for durable in (False, True):  # it stays whose it was
+        outcome = do(owned, Put(b"k", b"bytes", STRANGER, False, durable))
+        assert (outcome.word, ours(outcome.seen)) == (b"same", 5)
+
+
+# -- evicting what was seen
+
+
+@pytest.mark.parametrize("origin", [US, MANAGER], ids=["owner", "manager"])
+def test_what_is_still_as_it_was_seen_is_evicted(owned: Disk, origin: Origin) -> None:
+    seen = do(owned, Look(b"k")).seen
+    assert do(owned, Evict(b"k", True, origin, only=seen)) == Outcome(b"evicted", ABSENT)
+    assert do(owned, Evict(b"k", True, origin, only=seen)) == Outcome(b"absent", ABSENT)
+
+
+@pytest.mark.parametrize("origin", [US, MANAGER], ids=["owner", "manager"])
+def test_what_changed_since_it_was_seen_is_kept(owned: Disk, store: Path, origin: Origin) -> None:
+    seen = do(owned, Look(b"k")).seen
+    changes: list[Operation] = [
+        Put(b"k", b"longer bytes", US, True, False),
+        Put(b"k", b"bytes", MANAGER, True, False),
+        Mark(b"k", MANAGER, pinned=True),
+        Mark(b"k", MANAGER, pinned=False, ttl_us=60_000_000),
+    ]
+    for change in changes:
+        assert do(owned, change).error is None
+        now = do(owned, Look(b"k")).seen
+        assert do(owned, Evict(b"k", True, origin, only=seen)) == Outcome(b"kept", now)
+        assert (store / "k").exists()
+        seen = now
+
+
+def test_what_a_daemon_has_evicted_with_a_condition_takes_its_marker_along(marking: Disk, store: Path) -> None:
+    put(marking, b"k", b"bytes")
+    seen = do(marking, Look(b"k")).seen
+    assert do(marking, Evict(b"k", True, MANAGER, only=seen + 1)).word == b"kept"
+    assert listed(store) == ["k", "k.ready", "n"]
+    assert do(marking, Evict(b"k", True, MANAGER, only=seen)).word == b"evicted"
+    assert listed(store) == ["n"]
+
+
+# -- marking
+
+
+def test_a_mark_says_how_long_an_object_lives(owned: Disk) -> None:
+    before = do(owned, Look(b"k")).seen
+    asked_ms = moments.now_ms()
+    outcome = do(owned, Mark(b"k", US, ttl_us=60_000_000))
+    assert outcome.word == b"ok"
+    expires_ms = sight.expires_of(outcome.seen)
+    assert asked_ms + 59_999 <= expires_ms <= moments.now_ms() + 60_001
+    assert outcome.seen == sight.of(5, US.uid, sight.created_of(before), expires_ms=expires_ms)
+    assert do(owned, Look(b"k")).seen == outcome.seen
+    assert do(owned, Mark(b"k", US, ttl_us=0)) == Outcome(b"ok", before)
+
+
+def test_a_mark_pins_and_releases(owned: Disk) -> None:
+    before = do(owned, Look(b"k")).seen
+    pinned = do(owned, Mark(b"k", US, pinned=True))
+    assert pinned == Outcome(b"ok", sight.of(5, US.uid, sight.created_of(before), pinned=True))
+    assert do(owned, Mark(b"k", US)) == pinned
+    assert do(owned, Mark(b"k", US, pinned=False)) == Outcome(b"ok", before)
+
+
+def test_stat_tells_the_life_of_an_object(owned: Disk) -> None:
+    def life() -> dict[str, Any]:
+        answer = json.loads(do(owned, Stat(b"k")).payload)
+        assert isinstance(answer, dict)
+        return answer
+
+    plain = life()
+    do(owned, Mark(b"k", US, ttl_us=60_000_000))
+    living = life()
+    assert 50 < living.pop("expires_in") <= 60.001
+    assert living == plain
+    do(owned, Mark(b"k", US, pinned=True))
+    assert life() == {**plain, "pinned": True}
+
+
+def test_a_mark_leaves_bytes_and_mode_as_they_are(owned: Disk, store: Path) -> None:
+    payload, kept, *rest = everything_of(store / "k")
+    do(owned, Mark(b"k", US, ttl_us=60_000_000, pinned=True))
+    payload_now, kept_now, *rest_now = everything_of(store / "k")
+    assert (payload_now, rest_now) == (payload, rest)
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    old, new = Metadata.unpack(kept), Metadata.unpack(kept_now)  # type: ignore[arg-type]
+    assert old is not None
+    assert new is not None
+    assert new.pinned
+    assert new._replace(ttl_us=0, pinned=False) == old
+    assert get(owned, b"k").payload == b"bytes"
+    assert do(owned, Verify(b"k")).word == b"ok"
+
+
+def test_a_mark_is_for_the_owner_and_for_managers(owned: Disk, store: Path) -> None:
+    before = everything_of(store / "k")
+    outcome = do(owned, Mark(b"k", STRANGER, ttl_us=1, pinned=False))
+    assert (outcome.word, ours(outcome.seen)) == (b"denied", 5)
+    assert isinstance(outcome.error, Denied)
+    assert everything_of(store / "k") == before
+    assert do(owned, Mark(b"k", MANAGER, pinned=True)).word == b"ok"
+    assert do(owned, Evict(b"k", True, STRANGER)).word == b"denied"  # it is whose it was
+
+
+def test_a_file_that_came_by_hand_can_be_marked(disk: Disk, store: Path, attributes: bool) -> None:
+    if not attributes:
+        pytest.skip("the file system of tmp_path has no user attributes")
+    path = store / "k"
+    path.write_bytes(b"by hand")
+    path.chmod(0o440)
+    os.utime(path, (77, 77))
+    assert do(disk, Mark(b"k", STRANGER, pinned=True)).word == b"denied"
+    assert os.listxattr(path) == []
+    outcome = do(disk, Mark(b"k", US, pinned=True))
+    assert outcome == Outcome(b"ok", sight.of(7, US.uid, 77, pinned=True))
+    kept = Metadata.unpack(os.getxattr(path, ATTRIBUTE))
+    assert kept is not None
+    assert (kept.owner, kept.created_us, kept.pinned) == (US.uid, 77_000_000, True)
+    assert not kept.proved
+    assert not kept.synced
+    # There is no checksum of it: it is served as it is, and nobody says that it is right.
+    assert get(disk, b"k").payload == b"by hand"
+    assert do(disk, Verify(b"k")) == Outcome(b"unknown", outcome.seen)
+    opened = do(disk, Open(b"k"), wait=False)
+    assert do(disk, Read(opened.number, 3, 4)).payload == b"hand"
+    do(disk, Close(opened.number))
+    assert path.read_bytes() == b"by hand"
+
+
+def test_without_attributes_a_mark_is_refused(store: Path, ground: Ground) -> None:
+    disk = Disk(ground, TEMPORARY, attributes=False)
+    try:
+        put(disk, b"k", b"bytes")
+        outcome = do(disk, Mark(b"k", US, pinned=True))
+        assert (outcome.word, ours(outcome.seen)) == (b"bad_request", 5)
+        assert isinstance(outcome.error, BadRequest)
+        assert "attributes" in str(outcome.error)
+    finally:
+        disk.close()
+
+
+@pytest.mark.parametrize("step", ["setxattr", "fchmod", "open", "fstat"])
+def test_a_mark_that_fails_changes_nothing(owned: Disk, store: Path, break_os: Callable[..., None], step: str) -> None:
+    before = everything_of(store / "k")
+    for number, word in REFUSALS:
+        break_os(**{step: fault(number)})
+        outcome = do(owned, Mark(b"k", US, ttl_us=1, pinned=True))
+        assert (outcome.word, ours(outcome.seen)) == (word, 5)
+        assert everything_of(store / "k") == before
+
+
+def test_foreign_entries_are_not_marked(disk: Disk, store: Path) -> None:
+    for number, make in enumerate(FOREIGN.values()):
+        make(store / f"foreign{number}")
+        assert do(disk, Mark(b"foreign%d" % number, US, pinned=True)) == Outcome(b"absent", ABSENT)
