@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -43,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--flood-seconds", type=float, default=0.2, help="seconds a verb that test_hostile measures floods"
     )
+    parser.addoption("--race-seconds", type=float, default=1.5, help="how long clients race for room, each time")
 
 
 class Daemon:
@@ -142,6 +144,22 @@ def client(daemon: Daemon) -> Iterator[Client]:
     """A client of `daemon`."""
     with daemon.client(timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+def hall() -> Iterator[Callable[..., Daemon]]:
+    """Gives a function that starts daemons with a configuration, where every user of this machine can reach them."""
+    with tempfile.TemporaryDirectory(prefix="sk-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+
+        with daemons(folder) as start:
+
+            def open_to_all(config: str = "", *options: str, name: str = "store") -> Daemon:
+                (folder / f"{name}.toml").write_text(config)
+                return start("--config", str(folder / f"{name}.toml"), "--socket-mode", "0666", *options, name=name)
+
+            yield open_to_all
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ HANG_S = 120.0
 class Member:
     """One client process."""
 
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, workers.__file__, *map(str, arguments)]
+    def __init__(self, *arguments: object, program: str = workers.__file__) -> None:
+        command = [sys.executable, program, *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
