@@ -154,7 +154,7 @@ class Ledger:
 
     def hold(self, prefix: bytes, uid: int, size: int) -> Charge:
         """Counts an object as there that is removed, but still being read. Never refused: it was there."""
-        return self._enter(prefix, uid, charge_of(size), 0)
+        return self._enter(prefix, uid, charge_of(size), 1)
 
     def grow(self, charge: Charge | None, prefix: bytes, size: int) -> None:
         """Makes a reservation enough for an object of a size in bytes; raises as `reserve`, it stays as it is then."""
