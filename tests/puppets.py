@@ -163,7 +163,9 @@ class _Strings:
 
     def do_exec(self) -> None:
         """Becomes another program in the same process, that sleeps."""
-        os.execv(sys.executable, [sys.executable, "-c", "import time; print('[\"ok\", 0]', flush=True); time.sleep(60)"])
+        os.execv(
+            sys.executable, [sys.executable, "-c", "import time; print('[\"ok\", 0]', flush=True); time.sleep(60)"]
+        )
 
     def do_fork_put(self, key: str, **options: Any) -> None:
         """Puts in a child, which then ends."""

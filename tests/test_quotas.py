@@ -112,7 +112,9 @@ def test_who_races_for_room_never_gets_more_than_there_is(
     assert did["refused"] and did["put_large"] and did["put"]
     told = {name: max(each[name] for each in watched) for name in watched[0]}
     with capsys.disabled():
-        print(f"\n{scope}: {samples} instants, at most {dict(most)} of {BYTES} and {OBJECTS}; usage {told}; {dict(did)}")
+        print(
+            f"\n{scope}: {samples} instants, at most {dict(most)} of {BYTES} and {OBJECTS}; usage {told}; {dict(did)}"
+        )
     if seconds >= 1:  # the races were for something
         assert most["bytes"] > BYTES * 3 // 4
         assert most["objects"] > OBJECTS * 3 // 4

@@ -165,6 +165,7 @@ class Changes:
             if charge is not None:
                 self._service.ledger.release(charge)
             self._orders.observe(operation.name, outcome.seen)
+            evictions.changed(operation.name)
             if uses and outcome.word in _THERE:
                 evictions.use(prefix, operation.name, lease=False)
             self._service.settle(answer, position, outcome)
@@ -189,6 +190,7 @@ class Changes:
     def _item_ticket(self, answer: Answer, position: int) -> Ticket:
         def came(operation: Any, outcome: Outcome) -> None:
             self._orders.observe(operation.name, outcome.seen)
+            self._service.evictions.changed(operation.name)
             self._service.settle(answer, position, outcome)
 
         return came

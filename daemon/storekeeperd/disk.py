@@ -45,7 +45,7 @@ from storekeeperd.proofs import Proofs, move_away
 from storekeeperd.publisher import READ_FLAGS, Publisher, check_owner, read_all, write_all
 from storekeeperd.refusals import GONE, typed
 from storekeeperd.sight import ABSENT, UNSEEN
-from storekeeperd.sights import Sights, has_ended, is_object, stat_file
+from storekeeperd.sights import Sights, is_object, stat_file
 from storekeeperd.syncs import Syncs
 
 _ENDLESS = 1 << 62
@@ -104,7 +104,7 @@ class Disk:
         self._attributes = attributes
         self._syncs = Syncs(commit_group_max, together=sync_together)
         self._commits = Commits(self._publisher, commit_group_max, self._syncs, self._sights)
-        self._proofs = Proofs(attributes=attributes, boot=boot)
+        self._proofs = Proofs(attributes=attributes, boot=boot, is_over=self._sights.is_over)
         self._checksums: dict[int, checksums.Running] = {}  # by descriptor of the upload
         self._read_nowait = read_nowait
         self._inline_bytes_max = inline_bytes_max
@@ -241,11 +241,16 @@ class Disk:
         if operation.origin.any_owner and not operation.before_ns and operation.only is None:
             return b"evicted"
         kept = self._sights.kept(name, place)
-        if operation.only is not None and not sight.is_same(self._sights.of(kept, found), operation.only):
+        if operation.only is not None and not self._is_still(operation.only, kept, found):
             return b"kept"
         check_owner(operation.origin, kept, found)
         newer = operation.before_ns and moments.is_newer(kept, found, operation.before_ns, self._boot)
         return b"absent" if newer else b"evicted"
+
+    def _is_still(self, seen: int, kept: Metadata | None, found: os.stat_result) -> bool:
+        """Returns whether an object is what was seen; when one of this boot expires is known exactly."""
+        now = self._sights.of(kept, found)
+        return seen == now or (kept is not None and kept.boot != self._boot and sight.is_same(seen, now))
 
     def _mark(self, operation: Mark, stay: Stay, _: bool) -> Outcome:
         descriptor, _size = self._open_object(operation, stay)
@@ -256,6 +261,8 @@ class Disk:
                 raise BadRequest("the store's file system has no user attributes: nothing can be kept with an object")
             found = os.fstat(descriptor)
             kept = self._proofs.kept(descriptor)
+            if self._sights.is_over(kept):
+                return Outcome(b"absent", self._seen(operation, stay))
             check_owner(operation.origin, kept, found)
             if kept is None:
                 created_us = max(0, found.st_mtime_ns // 1000)
@@ -324,7 +331,7 @@ class Disk:
             return Outcome(b"absent", ABSENT)
         try:
             kept = self._proofs.kept(descriptor)
-            if has_ended(kept, self._boot):
+            if self._sights.is_over(kept):
                 os.close(descriptor)
                 return Outcome(b"absent", size)
             if self._proofs.needs_reading(descriptor):

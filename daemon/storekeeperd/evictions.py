@@ -212,18 +212,27 @@ class Evictions:
     def hurry(self, name: bytes) -> None:
         """Sees to it that an object which has ended is on its way out, before its name is put anew."""
         if name in self._lifetimes.ended and name not in self._ordered:
-            self._end(name)
+            self._end(name, at_once=True)
 
-    def _end(self, name: bytes) -> bool:
-        """Orders the removal of an object that has ended; returns whether it did."""
+    def changed(self, name: bytes) -> None:
+        """Takes that a change of a name was made: what had ended there is not what is there now."""
+        if name in self._lifetimes.ended:
+            self._lifetimes.revise(name)
+
+    def _end(self, name: bytes, *, at_once: bool = False) -> bool:
+        """Orders the removal of an object that has ended; returns whether it did.
+
+        `at_once`: though its name is being changed; its turn is after that, and it stays if it is another one then.
+        """
+        self._lifetimes.revise(name)
         cause = self._lifetimes.ended.get(name)
         seen = self._index.seen(name)
-        if cause is None or name in self._ordered:
+        if cause is None:
             return False
         if seen is None or seen < 0:
             self._lifetimes.settle(name)
             return False
-        if self._service.orders.is_changing(name):
+        if name in self._ordered or (not at_once and self._service.orders.is_changing(name)):
             self._later.append(name)  # it may be another one in a moment; then its end is not this one
             return False
         return self._order(name, seen, cause, None)
@@ -296,7 +305,7 @@ class Evictions:
         elif outcome.word == b"evicted":
             self.counts[cause] += 1
             self._say(name, seen, cause)
-        self._lifetimes.settle(name)
+        self._lifetimes.settle(name, seen)
         if space is not None:
             self._resume(space)
 

@@ -35,12 +35,11 @@ from storekeeperd.loop import Loop, Timer
 from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
 from storekeeperd.outside import Outside
 from storekeeperd.principals import resolve, rules_of
-from storekeeperd.processes import find as find_process
+from storekeeperd.processes import lives
 from storekeeperd.reconciler import Reconciler
 from storekeeperd.scanner import Scanner
 from storekeeperd.sdnotify import Manager
 from storekeeperd.service import Service
-from storekeeperd.sight import PID_MAX
 from storekeeperd.sizing import Sizing
 from storekeeperd.watcher import Watcher
 
@@ -144,7 +143,7 @@ class Keeper:
         return Outside(
             free=self._disk.free,
             identify=self._deathwatch.identify,
-            is_alive=lambda process: find_process(process & PID_MAX) == process,
+            lives=lives,
             keep_lives=self._keep_lives,
             found=self._found,
             fixed=lambda: self._fixed,

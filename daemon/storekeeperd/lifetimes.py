@@ -39,6 +39,7 @@ class Lifetimes:
         self._noted: dict[bytes, int] = {}  # the end that a heap has of each name
         self._tied: dict[int, dict[bytes, None]] = {}  # by process
         self.ended: dict[bytes, str] = {}
+        self._ended_as: dict[bytes, int] = {}  # their sights, where the end was of themselves
         self.fresh: deque[bytes] = deque()
         self.alarm_ms = NEVER
         self.begun: list[int] = []
@@ -68,8 +69,9 @@ class Lifetimes:
                 read += 1
                 if self._noted.get(name) == expires_ms:
                     del self._noted[name]
-                if self._expires(name) == expires_ms:
-                    self._end(name, EXPIRED)
+                seen = self._index.seen(name)
+                if seen is not None and seen >= 0 and expires_of(seen) == expires_ms:
+                    self._end(name, seen, EXPIRED)
         self.alarm_ms = min((heap[0][0] for heap in self._ends.values() if heap), default=NEVER)
         return read
 
@@ -78,7 +80,7 @@ class Lifetimes:
         for name in self._tied.pop(process, ()):
             seen = self._index.seen(name)
             if seen is not None and process_of(seen) == process and not is_pinned(seen):
-                self._end(name, PROCESS)
+                self._end(name, seen, PROCESS)
 
     def is_tied(self, process: int) -> bool:
         """Returns whether anything may be tied to a process. Forgets it if not."""
@@ -93,9 +95,25 @@ class Lifetimes:
         del self._tied[process]
         return False
 
-    def settle(self, name: bytes) -> None:
-        """Takes that an object which had ended was removed, or is another one by now."""
-        self.ended.pop(name, None)
+    def settle(self, name: bytes, seen: int | None = None) -> None:
+        """Takes that an object which had ended was removed; with its sight, not if another one ended there since."""
+        if seen is None or self._ended_as.get(name, seen) == seen:
+            self.ended.pop(name, None)
+            self._ended_as.pop(name, None)
+
+    def revise(self, name: bytes) -> None:
+        """Takes that what stands under a name may be another object by now, or the same with another lifetime.
+
+        Then what has ended is not this one; when this one ends is noted anew.
+        """
+        was = self._ended_as.get(name)
+        if was is None:
+            return
+        seen = self._index.seen(name)
+        if seen != was:
+            self.settle(name)
+            if seen is not None and seen >= 0:
+                self.note(name, seen)
 
     def soonest(self, prefix: bytes) -> Iterator[bytes]:
         """Yields names of a namespace that expire, soonest first; each is not noted any more.
@@ -110,9 +128,10 @@ class Lifetimes:
             if self._expires(name) == expires_ms:
                 yield name
 
-    def _end(self, name: bytes, cause: str) -> None:
+    def _end(self, name: bytes, seen: int, cause: str) -> None:
         if name not in self.ended:
             self.ended[name] = cause
+            self._ended_as[name] = seen
             self.fresh.append(name)
 
     def _expires(self, name: bytes) -> int:

@@ -30,7 +30,7 @@ class Outside:
     Attributes:
         free: bytes and inodes that the file system has free.
         identify: the process of a peer (see deathwatch.py); raises if it cannot be told.
-        is_alive: whether a process has not ended.
+        lives: whether a process has not ended.
         keep_lives: notes that objects may have lifetimes; raises if the file system cannot keep any.
         found: makes the folder of a namespace and keeps its settings, or removes both (None), and returns its rules.
             Waits for the disk: called in a worker.
@@ -42,7 +42,7 @@ class Outside:
 
     free: Callable[[], tuple[int, int]] = lambda: (1 << 62, 1 << 62)
     identify: Callable[[Peer], int] = _nobody
-    is_alive: Callable[[int], bool] = lambda _process: True
+    lives: Callable[[int], bool] = lambda _: True
     keep_lives: Callable[[], None] = lambda: None
     found: Callable[[str, Namespace | None], Rules] = _nothing
     fixed: Callable[[], Collection[str]] = tuple

@@ -25,6 +25,11 @@ def find(pid: int) -> int:
     return min(started, _START_MAX) << _PID_BITS | pid
 
 
+def lives(process: int) -> bool:
+    """Returns whether a process has not ended."""
+    return find(process & PID_MAX) == process
+
+
 def number_of(descriptor: int) -> int:
     """Returns the number of the process that a descriptor is of; -1 if it has ended and been waited for: proc(5)."""
     try:

@@ -14,13 +14,13 @@ import os
 import stat
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from storekeeper.errors import CorruptObject
 from storekeeperd import checksums
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
-from storekeeperd.sights import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,13 @@ class Proofs:
     Args:
         attributes: whether the file system can keep checksums; nothing is ever proved otherwise.
         boot: as `moments.boot`.
+        is_over: whether an object has ended, by what is kept with it.
     """
 
-    def __init__(self, *, attributes: bool, boot: int) -> None:
+    def __init__(self, *, attributes: bool, boot: int, is_over: Callable[[Metadata | None], bool]) -> None:
         self._attributes = attributes
         self._boot = boot
+        self._is_over = is_over
         self._proved: OrderedDict[tuple[int, int, int], None] = OrderedDict()  # files that were read for it already
 
     def prove_payload(self, descriptor: int, payload: Any) -> bool:
@@ -57,7 +59,7 @@ class Proofs:
         kept = Metadata.checksum_in(raw)
         if kept is not None and checksums.of(payload) != kept:
             raise corrupt()
-        return not Metadata.may_end(raw) or not has_ended(Metadata.unpack(raw), self._boot)
+        return not Metadata.may_end(raw) or not self._is_over(Metadata.unpack(raw))
 
     def needs_reading(self, descriptor: int) -> bool:
         """Returns whether `prove_file` should be called before ranges of the object are served."""

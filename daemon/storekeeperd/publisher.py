@@ -28,7 +28,7 @@ from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Commit, Origin, Outcome, Put
 from storekeeperd.sight import ABSENT
-from storekeeperd.sights import NO_FILE, Sights, has_ended, is_object, stat_file
+from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
 OBJECT_MODE = 0o440
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -232,9 +232,9 @@ class Publisher:
                 if not is_object(name, found):
                     raise _not_an_object()
                 kept = self._sights.kept(name, place)
-                if has_ended(kept, self._boot):
-                    self.unpublish(name, place)
-                    continue
+                if self._sights.is_over(kept):  # it is no more to anybody, only its file is there
+                    self._rename_over(descriptor, name, place, stay.root)
+                    return b"created"
                 mine = may_change(operation.origin, kept, found)
                 # Another one's object is not replaced by the same bytes: it would change nothing but the owner.
                 same = not (operation.replace and mine) and self._is_same(descriptor, operation, name, place, found)

@@ -273,10 +273,12 @@ class Service:
 
     def is_over(self, seen: int) -> bool:
         """Returns whether an object that a look saw has ended by now."""
-        if seen >> LIFE_AT <= 0 or is_pinned(seen):
+        if seen >> LIFE_AT <= 0:
             return False
         process = process_of(seen)
-        return 0 < expires_of(seen) <= self._now_ms or (process > 0 and not self.outside.is_alive(process))
+        # One that nobody waits for yet may have ended before we came.
+        ended = process in self.lifetimes.begun and not is_pinned(seen) and not self.outside.lives(process)
+        return ended or 0 < expires_of(seen) <= self._now_ms
 
     @property
     def keeps_lives(self) -> bool:

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from itertools import repeat
 
 from storekeeper.errors import StorekeeperError, StoreUnavailable
-from storekeeperd import moments, sight
+from storekeeperd import moments, processes, sight
 from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.growth import RECENT_S
 from storekeeperd.metadata import ATTRIBUTE, Metadata
-from storekeeperd.processes import find
 from storekeeperd.sight import ABSENT, CREATED_S_MAX, SIZE_MAX, UNSEEN, created_of
 
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -118,6 +117,14 @@ class Sights:
             found.st_size, kept.owner, created_s, pinned=kept.pinned, expires_ms=expires_ms, process=process
         )
 
+    def is_over(self, kept: Metadata | None) -> bool:
+        """Returns whether an object has ended by now, by what is kept with it: it expired, or its process is gone."""
+        if kept is None or kept.pinned or not (kept.ttl_us or kept.process):
+            return False
+        if kept.process and kept.boot == self._boot and not processes.lives(kept.process):
+            return True
+        return 0 < moments.ends_ms(kept, self._boot) <= moments.now_ms()
+
     def kept(self, name: bytes, place: int) -> Metadata | None:
         """Returns what is kept with the object of that name; None if there is nothing, or nothing of ours."""
         if not self._attributes:
@@ -128,15 +135,6 @@ class Sights:
         except OSError:
             return None
         return Metadata.unpack(raw)
-
-
-def has_ended(kept: Metadata | None, boot: int) -> bool:
-    """Returns whether an object has expired, or ended with its process."""
-    if kept is None or kept.pinned or not (kept.ttl_us or kept.process):
-        return False
-    if 0 < moments.ends_ms(kept, boot) <= moments.now_ms():
-        return True
-    return kept.process > 0 and find(kept.process & sight.PID_MAX) != kept.process
 
 
 def stat_file(name: bytes, place: int) -> os.stat_result | None:

@@ -245,6 +245,7 @@ class Transfers:
 
         def committed(_: Operation, outcome: Outcome) -> None:
             service.ledger.release(upload.charge)
+            service.evictions.changed(upload.name)
             service.evictions.use(upload.prefix, upload.name, lease=False)
             service.settle(answer, 0, outcome)
 
