@@ -16,15 +16,15 @@ from storekeeperd import faults
 from storekeeperd.answers import Answer
 from storekeeperd.coherence import Coherence
 from storekeeperd.index import Index
-from storekeeperd.operations import Change, Job, Look, Operation, Outcome, Survey
+from storekeeperd.operations import Change, Commit, Job, Look, Operation, Outcome, Put, Survey
 from storekeeperd.sight import ABSENT, UNSEEN, size_of
 from storekeeperd.turns import Turns
 
 _SURVEYED_MAX = 1024
 """Names looked at because of a question, at a time."""
 
-_UNLINKED = (b"evicted", b"replaced")
-"""Results of changes after which an object has no name any more."""
+_UNLINKED = (b"evicted", b"replaced", b"created")
+"""Results of changes after which an object has no name any more that was there before; of one that had ended, too."""
 
 Ticket = Callable[[Any, Outcome], None] | None
 """What to do with the outcome of an operation."""
@@ -147,7 +147,7 @@ class Orders:
 
     def _change_ticket(self, ticket: Ticket) -> Ticket:
         def changed(operation: Change, outcome: Outcome) -> None:
-            if outcome.word in _UNLINKED:
+            if outcome.word in _UNLINKED or (outcome.word == b"same" and _takes_place(operation)):
                 self.unlinked(operation.name)
             self._coherence.finish(operation.name, outcome.seen)
             following = self._turns.release(operation.name)
@@ -159,3 +159,8 @@ class Orders:
                 ticket(operation, outcome)
 
         return changed
+
+
+def _takes_place(operation: Change) -> bool:
+    """Returns whether a put takes the place of the same bytes: durable ones are made so by a copy of their own."""
+    return isinstance(operation, Put | Commit) and operation.durable
