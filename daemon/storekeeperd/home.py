@@ -235,9 +235,10 @@ class Home:
         """Makes the folder of a namespace and keeps its settings; removes both if there are none. Waits for the disk.
 
         The folder is made first and removed first: a namespace that is kept is one whose folder is made at every start.
+        Never more than one at a time.
 
         Raises:
-            BadRequest: the folder to be removed is not empty.
+            BadRequest: the folder to be removed is not empty, or what is there already is not.
             OSError: nothing was changed, but that a new folder may be there.
             StoreUnavailable: the store is away.
         """
@@ -256,6 +257,9 @@ class Home:
                 found = os.stat(name, dir_fd=root, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode) or found.st_dev != os.fstat(root).st_dev:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+                with _opened(name, root) as folder, os.scandir(folder) as entries:
+                    if next(entries, None) is not None:  # whoever makes a namespace gets nothing of others with it
+                        raise BadRequest(f"a folder {name!r} is there already, and not empty: it is not served")
             with contextlib.suppress(PermissionError), _opened(".", root) as store:
                 os.fsync(store)
         finally:
