@@ -6,6 +6,8 @@ namespaces.py's; how folders are made home.py's.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
@@ -30,6 +32,7 @@ class Foundations:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._under_way: set[str] = set()
+        self._waiting: deque[Callable[[], None]] = deque()  # one is carried out at a time
 
     def namespaces(self, peer: Peer, request: wire.Request) -> None:
         """Answers with the namespaces that the caller may read: what they are told, and what he may do there."""
@@ -103,9 +106,14 @@ class Foundations:
 
         def came(_: Task, outcome: Outcome) -> None:
             self._under_way.discard(name)
+            self._waiting.popleft()
+            if self._waiting:
+                self._waiting[0]()
             if outcome.error is None:
                 then()
                 self._service.outside.founded()
             self._service.settle(answer, 0, outcome)
 
-        self._service.orders.order([Task(run)], [came], answer)
+        self._waiting.append(lambda: self._service.orders.order([Task(run)], [came], answer))
+        if len(self._waiting) == 1:
+            self._waiting[0]()

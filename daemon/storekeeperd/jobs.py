@@ -36,6 +36,7 @@ from storekeeperd.operations import (
     Read,
     Stat,
     Survey,
+    Task,
     Verify,
     Write,
     failed,
@@ -223,7 +224,7 @@ class Jobs:
             return self._looks
         if isinstance(first, Put) and first.durable:
             return self._commits if not job.outcomes and all(map(self._is_short, job.operations)) else self._syncs
-        return self._syncs if isinstance(first, Commit | Verify) else self._reads
+        return self._syncs if isinstance(first, Commit | Verify | Task) else self._reads
 
     def _is_short(self, operation: Operation) -> bool:
         return (
