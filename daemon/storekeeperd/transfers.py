@@ -15,10 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
-from storekeeper.errors import BadHandle, BadRequest, Busy, IncompleteUpload, StorekeeperError, TooLarge, TooMany
+from storekeeper.errors import (
+    BadHandle,
+    BadRequest,
+    Busy,
+    IncompleteUpload,
+    NamespaceMissing,
+    StorekeeperError,
+    TooLarge,
+    TooMany,
+)
 from storekeeperd.access import READ, WRITE
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.ledger import Charge, SpaceFull
+from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import (
     Begin,
     Close,
@@ -58,6 +68,7 @@ class Upload:
     life: Life
     charge: Charge | None
     size_max: int | None  # as announced
+    space: Namespace  # as it was told then: one that was dropped and made anew is another one
     before_ns: int = 0
     written: list[tuple[int, int]] = field(default_factory=list)  # see add_range
     ranges: int = 0  # under way
@@ -138,7 +149,7 @@ class Transfers:
         except StorekeeperError:
             self.give_up(peer)
             raise
-        durable = self._changes.is_durable(options, prefix)
+        durable, space = self._changes.is_durable(options, prefix), service.spaces[prefix]
         origin = self._changes.origin(peer, prefix)
         replace, before_ns = options.get("replace", False), options.get("before", 0)
         answer = Answer(peer, request, 1)
@@ -150,7 +161,9 @@ class Transfers:
                 if outcome.error is None:
                     self._order(Close(outcome.number))
             else:
-                upload = Upload(name, prefix, outcome.number, replace, durable, origin, life, charge, size, before_ns)
+                upload = Upload(
+                    name, prefix, outcome.number, replace, durable, origin, life, charge, size, space, before_ns
+                )
                 answer.details["handle"] = self.hand_out(peer, upload).decode()
             service.settle(answer, 0, outcome)
 
@@ -222,6 +235,8 @@ class Transfers:
             self._close(upload)
             return
         error = upload.error
+        if self._service.spaces.get(upload.prefix) is not upload.space:
+            error = NamespaceMissing("the namespace of this upload was dropped; nothing was stored")
         whole = [(0, upload.commit_bytes)] if upload.commit_bytes else []
         if error is None and upload.written != whole:
             there = sum(end - start for start, end in upload.written)
