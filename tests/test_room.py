@@ -9,6 +9,7 @@ import pytest
 
 from seam import Rig, Setup, quick_folder
 from storekeeperd import moments
+from storekeeperd.namespaces import Namespace
 
 
 @pytest.fixture
@@ -27,3 +28,15 @@ def test_bytes_that_are_still_read_count_when_the_same_take_their_place(rig: Rig
     assert rig.service.ledger.reserved().charged_bytes == 102_400
     rig.ask(b"close", handle)
     assert rig.service.ledger.reserved().charged_bytes == 0
+
+
+def test_who_waits_for_room_in_a_namespace_that_is_dropped_is_answered(rig: Rig) -> None:
+    rig.service.set_space("team", Namespace(bytes_max=8192, eviction="lru"))
+    rig.ask(b"upload", b"large", namespace="team", size=8192)
+    request = rig.send(b"put", [b"key", b"bytes"], namespace="team")
+    rig.settle()
+    rig.service.drop_space("team")
+    rig.settle()
+    assert rig.answer(request, b"put", [], {}).outcome == b"no_namespace"
+    assert not rig.peer.owed_requests
+    rig.leave()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from storekeeper import wire
-from storekeeper.errors import Busy, StorekeeperError
+from storekeeper.errors import Busy, NamespaceMissing, StorekeeperError
 from storekeeperd import sight
 from storekeeperd.answers import Peer
 from storekeeperd.index import Index
@@ -112,7 +112,9 @@ class Evictions:
     def set_space(self, prefix: bytes, rules: Namespace | None) -> None:
         """Sets the policy of a namespace; None if it is no more."""
         if rules is None or rules.eviction == REFUSE:
-            self._spaces.pop(prefix, None)
+            space = self._spaces.pop(prefix, None)
+            if space is not None:
+                self._refuse(space, lambda _: NamespaceMissing("the namespace was dropped meanwhile"))
         else:
             self._spaces.setdefault(prefix, _Space(rules)).rules = rules
         self._index.followed = frozenset(self._spaces)
@@ -336,13 +338,17 @@ class Evictions:
         return by_bytes and (not rules.objects_max or used.objects + error.objects <= rules.objects_max)
 
     def _refuse_waiting(self, space: _Space) -> None:
-        waiting, space.waiting = space.waiting, deque()
         leased = len(space.uses) > 0 and space.rules.eviction == LRU
+        said = "what could be, was read a moment ago: try again"
+        self._refuse(space, lambda full: Busy(f"{full}; {said}") if leased else full)
+
+    def _refuse(self, space: _Space, error_of: Callable[[SpaceFull], StorekeeperError]) -> None:
+        """Answers those that wait for room with an error, by why there is none."""
+        waiting, space.waiting = space.waiting, deque()
         for waiter in waiting:
-            error = Busy(f"{waiter.error}; what could be, was read a moment ago: try again") if leased else waiter.error
             self._release(waiter)
             if not waiter.peer.gone:
-                self._service.guarded(waiter.peer, waiter.request, _refusing(error))
+                self._service.guarded(waiter.peer, waiter.request, _refusing(error_of(waiter.error)))
 
     @staticmethod
     def _release(waiter: _Waiter) -> None:
