@@ -107,6 +107,8 @@ def parse(settings: Mapping[str, Any], where: str = "") -> Namespace:
     Raises:
         BadSetting: unknown, or of a wrong type or value.
     """
+    if not isinstance(settings, Mapping):
+        raise BadSetting(f"{where}settings must be a table, not {type(settings).__name__}")
     plain = Namespace()
     known = [field.name for field in dataclasses.fields(plain)]
     given: dict[str, Any] = {}

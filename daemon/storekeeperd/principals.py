@@ -14,6 +14,7 @@ from storekeeperd.access import Rules, Who
 from storekeeperd.namespaces import EVERYBODY, BadSetting, Namespace
 
 _ID_MAX = (1 << 32) - 2
+_ID_DIGITS = 10
 
 
 def resolve(names: Iterable[str], where: str) -> Who:
@@ -50,7 +51,7 @@ def rules_of(space: Namespace, where: str) -> Rules:
 
 def _number(name: str, find: object, where: str, kind: str) -> int:
     assert callable(find)
-    if name.isascii() and name.isdigit() and int(name) <= _ID_MAX:
+    if name.isascii() and name.isdigit() and len(name) <= _ID_DIGITS and int(name) <= _ID_MAX:
         return int(name)
     try:
         number: int = find(name)

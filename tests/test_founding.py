@@ -1,0 +1,86 @@
+"""Namespaces that users make: whose they become, and what happens to those who are at work in one that is dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq
+
+from conftest import Daemon
+from storekeeper import wire
+from storekeeper.errors import BadRequest
+from storekeeperd.home import Home
+from storekeeperd.namespaces import BadSetting, parse
+from storekeeperd.principals import resolve
+
+
+@pytest.fixture
+def ask(daemon: Daemon) -> Callable[..., list[bytes]]:
+    """Gives a function that makes requests over one connection and returns the answer's outcome and what follows."""
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.connect(daemon.address)
+
+    def ask(verb: bytes, *arguments: bytes, **options: object) -> list[bytes]:
+        socket.send_multipart(wire.encode_request(verb, b"id", options, arguments))
+        assert socket.poll(10_000), verb
+        return socket.recv_multipart()[2:]
+
+    yield ask  # type: ignore[misc]
+    context.destroy(linger=0)
+
+
+def test_a_folder_that_holds_something_does_not_become_anybodys_namespace(tmp_path: Path) -> None:
+    home = Home(tmp_path / "store")
+    try:
+        (tmp_path / "store/theirs").mkdir()
+        (tmp_path / "store/theirs/key").write_bytes(b"private")
+        with pytest.raises(BadRequest, match="not empty"):
+            home.found("theirs", {})
+        assert not home.made
+        (tmp_path / "store/left-behind").mkdir()  # by a daemon that was killed
+        home.found("left-behind", {})
+        assert home.made == {"left-behind": {}}
+    finally:
+        home.leave()
+
+
+def test_namespaces_that_are_made_together_are_all_kept(daemon: Daemon) -> None:
+    names = [b"space-%d" % number for number in range(40)]
+    context = zmq.Context()
+    try:
+        socket = context.socket(zmq.DEALER)
+        socket.connect(daemon.address)
+        for name in names:
+            socket.send_multipart(wire.encode_request(b"create", name, {}, [name]))
+        words = []
+        for _ in names:
+            assert socket.poll(10_000)
+            words.append(socket.recv_multipart()[4])
+        assert words == [b"ok"] * len(names)
+    finally:
+        context.destroy(linger=0)
+    made = json.loads((daemon.store / ".storekeeper/namespaces").read_text())
+    assert sorted(made) == sorted(name.decode() for name in names)
+
+
+def test_an_upload_does_not_enter_the_namespace_that_is_made_after_its_own_was_dropped(
+    ask: Callable[..., list[bytes]],
+) -> None:
+    assert ask(b"create", b"team")[2] == b"ok"
+    handle = str(json.loads(ask(b"upload", b"key", namespace="team")[1])["handle"]).encode()
+    assert ask(b"write", handle, b"0", b"bytes")[2] == b"ok"
+    assert ask(b"drop", b"team")[2] == b"ok"
+    assert ask(b"create", b"team")[2] == b"ok"
+    assert ask(b"commit", handle, b"5")[2] == b"no_namespace"
+    assert ask(b"exists", b"key", namespace="team")[2] == b"no"
+
+
+def test_settings_that_are_none_are_refused_not_a_fault() -> None:
+    with pytest.raises(BadSetting):
+        parse([])  # type: ignore[arg-type]
+    with pytest.raises(BadSetting):
+        resolve(["9" * 5000], "read")
