@@ -65,8 +65,9 @@ class Accounts:
     def _by_user(self, prefixes: list[bytes]) -> dict[str, dict[str, int]]:
         """Returns the sums over what each user owns in some namespaces; of nobody: what was not looked at yet."""
         users: dict[int, Totals] = {}
+        among = frozenset(prefixes)
         for prefix, owner, totals in self._index.cells():
-            if prefix in prefixes:
+            if prefix in among:
                 users.setdefault(owner, Totals()).add(totals)
         return {str(owner) if owner != NOBODY else "unknown": _told(totals) for owner, totals in users.items()}
 
@@ -81,6 +82,7 @@ class Accounts:
         """Answers with everything the daemon says of itself, at once."""
         self._refuse_arguments(request)
         coherence, whole, limits = self._coherence, self._index.whole, self._service.limits
+        names = {prefix: name for name, prefix in self._service.prefixes.items()}
         details = {
             "objects": whole.objects,
             "bytes": whole.bytes,
@@ -91,7 +93,7 @@ class Accounts:
             "scans": coherence.scans,
             "losses": dict(coherence.losses),
             "names_in_doubt": coherence.in_doubt,
-            "namespaces": [name for name, prefix in self._service.prefixes.items() if prefix in self._readable(peer)],
+            "namespaces": [names[prefix] for prefix in self._readable(peer)],
             "evictions": dict(self._service.evictions.counts),
             "reserved_bytes": self._service.ledger.reserved().charged_bytes,
             "jobs": self._service.orders.unfinished,

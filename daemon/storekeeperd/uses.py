@@ -8,6 +8,7 @@ who was told that it exists can fetch it.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable
 
 
@@ -15,7 +16,7 @@ class Uses:
     """The uses of one namespace's objects."""
 
     def __init__(self) -> None:
-        self._used: dict[bytes, int] = {}  # name -> when, in order
+        self._used: OrderedDict[bytes, int] = OrderedDict()  # name -> when; a dict is slow to begin with its first
         self._unused: list[tuple[int, bytes]] = []  # a heap, by when they came
 
     def __len__(self) -> int:
@@ -23,8 +24,8 @@ class Uses:
 
     def use(self, name: bytes, now_ms: int) -> None:
         """Takes that an object is used."""
-        self._used.pop(name, None)
         self._used[name] = now_ms
+        self._used.move_to_end(name)
 
     def come(self, name: bytes, created_s: int) -> None:
         """Takes an object that was found, not put: nothing is known of its use."""
@@ -59,6 +60,6 @@ class Uses:
     def prune(self, is_there: Callable[[bytes], bool], at_most: int) -> None:
         """Forgets names of objects that went behind our back, if there are too many names."""
         if len(self._used) + len(self._unused) > at_most:
-            self._used = {name: used_ms for name, used_ms in self._used.items() if is_there(name)}
-            self._unused = [entry for entry in self._unused if is_there(entry[1])]
+            self._used = OrderedDict((name, used_ms) for name, used_ms in self._used.items() if is_there(name))
+            self._unused = [entry for entry in self._unused if is_there(entry[1]) and entry[1] not in self._used]
             heapq.heapify(self._unused)
