@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Daemon, eventually
 from seam import Rig, Setup, quick_folder
-from storekeeperd import moments, processes
-from storekeeperd.lifetimes import Lifetimes
+from storekeeperd import moments, processes, sight
+from storekeeperd.index import Index
+from storekeeperd.lifetimes import EXPIRED, Lifetimes
+from storekeeperd.lifetimes import PROCESS as PROCESS_ENDED
+from storekeeperd.sight import ABSENT
 
 SOON_S = 0.05
 OVER_S = 0.08
@@ -138,3 +142,60 @@ def test_an_object_that_is_put_where_one_ended_has_an_end_of_its_own(rig: Rig) -
         later(rig)
         assert not (rig.store / "key").exists()
     assert not lifetimes.ended
+
+
+PROCESS = 5 << 22 | 7
+
+
+def life(*, expires_ms: int = 0, process: int = 0, pinned: bool = False) -> int:
+    return sight.of(1, 1000, 1, expires_ms=expires_ms, process=process, pinned=pinned)
+
+
+def test_ends_that_are_moved_or_of_objects_that_are_gone_leave_little_behind() -> None:
+    index = Index()
+    lifetimes = Lifetimes(index)
+    for number in range(20_000):
+        index.assign(b"touched", life(expires_ms=10_000_000 + number))
+        name = b"short-lived-%d" % number
+        index.assign(name, life(expires_ms=10_000_000, process=PROCESS))
+        index.assign(name, ABSENT)
+    assert sum(map(len, lifetimes._ends.values())) < 2000
+    assert len(lifetimes._noted) == 1
+    assert not lifetimes.is_tied(PROCESS)
+    assert not lifetimes.expire(10_000_000 + 19_998, 10_000) or not lifetimes.ended
+    lifetimes.expire(10_000_000 + 19_999, 10_000)
+    assert lifetimes.ended == {b"touched": EXPIRED}
+
+
+def test_a_process_that_ends_takes_any_number_of_objects_with_it_some_at_a_time() -> None:
+    index = Index()
+    lifetimes = Lifetimes(index)
+    for number in range(5000):
+        index.assign(b"key-%d" % number, life(process=PROCESS))
+    index.assign(b"pinned", life(process=PROCESS, pinned=True))
+    index.assign(b"put-anew", life(process=PROCESS))
+    index.assign(b"put-anew", life())
+    lifetimes.end_process(PROCESS)
+    assert lifetimes.expire(1, 2000) == 2000
+    assert len(lifetimes.ended) <= 2000
+    while lifetimes.expire(1, 2000):
+        pass
+    assert len(lifetimes.ended) == 5000
+    assert set(lifetimes.ended.values()) == {PROCESS_ENDED}
+
+
+def test_a_daemon_whose_store_is_away_waits_though_objects_are_due(daemon: Daemon) -> None:
+    def busy_s() -> float:
+        fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    away = daemon.store.with_name("away")
+    with daemon.client() as client:
+        client.put(b"bytes", key="key", ttl=0.5)
+        daemon.store.rename(away)
+        time.sleep(1.2)
+        before = busy_s()
+        time.sleep(0.5)
+        assert busy_s() - before < 0.15
+        away.rename(daemon.store)
+        eventually(lambda: not (daemon.store / "key").exists())

@@ -66,8 +66,8 @@ class Index:
 
     Attributes:
         whole: the sums over all entries.
-        on_life: called with the name and the sight of an object that does not simply live on: it is pinned, expires,
-            or is tied to a process.
+        on_life: called with the name, the sight and the sight before of an object that does not simply live on, or did
+            not: it is pinned, expires, or is tied to a process. ABSENT where there is or was none.
         followed: namespaces of which new objects are told to `on_come`, with namespace, name and sight.
     """
 
@@ -81,7 +81,7 @@ class Index:
         self._sums: dict[tuple[bytes, int], tuple[Totals, ...]] = {}  # all sums that an entry of such a cell is part of
         self._spaces: dict[bytes, Totals] = {}
         self._owners: dict[int, Totals] = {}
-        self.on_life: Callable[[bytes, int], None] = lambda _name, _seen: None
+        self.on_life: Callable[[bytes, int, int], None] = lambda _name, _seen, _was: None
         self.followed: frozenset[bytes] = frozenset()
         self.on_come: Callable[[bytes, bytes, int], None] = lambda _prefix, _name, _seen: None
         # The test of membership is the hottest call of the daemon: the dict's own method, no call in between.
@@ -141,8 +141,8 @@ class Index:
         if seen >= 0:
             new = entries[name] = seen << _SEEN_AT | self._mark
             self._only_confirmed = False
-            if new >= _LIFE:
-                self.on_life(name, seen)
+            if new >= _LIFE or (old or 0) >= _LIFE:
+                self.on_life(name, seen, ABSENT if old is None else old >> _SEEN_AT)
             if self.followed and (old is None or old < 0):
                 self._tell(name, seen)
         elif old is None:
@@ -150,6 +150,8 @@ class Index:
         else:
             del entries[name]
             new = None
+            if old >= _LIFE:
+                self.on_life(name, ABSENT, old >> _SEEN_AT)
         if old is None:
             assert new is not None
             self._count(name, new, 1)

@@ -294,7 +294,8 @@ class Keeper:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self._alarm_ms = lifetimes.alarm_ms
+        # While the store is away nothing ends, however long it is due.
+        self._alarm_ms = NEVER if self._service.store_away else lifetimes.alarm_ms
         if self._alarm_ms != NEVER:
             delay_s = max(0.0, (self._alarm_ms - moments.now_ms()) / 1000)
             self._alarm = self._loop.call_later(delay_s, self._ring)
