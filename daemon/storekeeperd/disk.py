@@ -155,8 +155,11 @@ class Disk:
         return self._commits.put_all(puts, stay)
 
     def free(self) -> tuple[int, int]:
-        """Returns bytes and inodes that the file system has free for whom the daemon runs as."""
-        found = os.statvfs(self._ground.path)
+        """Returns bytes and inodes that the file system has free for whom the daemon runs as; raises a typed error."""
+        try:
+            found = os.statvfs(self._ground.path)
+        except OSError as error:
+            raise typed(error) from None
         return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else _ENDLESS
 
     def scan(self, directory: bytes) -> Iterator[bytes]:
