@@ -184,13 +184,15 @@ class Changes:
             if ended and name in ended:
                 self._service.settle(answer, position, _ABSENT)
             else:
-                changes.append((change(name, origin), self._item_ticket(answer, position)))
+                changes.append((change(name, origin), self._item_ticket(answer, position, prefix)))
         self._orders.change(changes, answer)
 
-    def _item_ticket(self, answer: Answer, position: int) -> Ticket:
+    def _item_ticket(self, answer: Answer, position: int, prefix: bytes) -> Ticket:
         def came(operation: Any, outcome: Outcome) -> None:
             self._orders.observe(operation.name, outcome.seen)
             self._service.evictions.changed(operation.name)
+            if outcome.word == wire.OK:  # what was pinned when it was its turn to go has its turn again
+                self._service.evictions.use(prefix, operation.name, lease=False)
             self._service.settle(answer, position, outcome)
 
         return came

@@ -189,11 +189,14 @@ class Evictions:
             return False  # the common case, in every turn of the loop
         more = self._lifetimes.expire(now_ms, _NOTES_PER_TURN) == _NOTES_PER_TURN
         left = min(_PER_TURN, _UNDER_WAY_MAX - len(self._ordered))
+        if any(space.making for space in self._spaces.values()):
+            left -= left // 2  # the rest is for those who wait for room, however many have ended
         fresh = self._lifetimes.fresh
         for _ in range(min(left, len(fresh))):
             name = fresh.popleft()
             left -= self._end(name)
         more = more or (bool(fresh) and len(self._ordered) < _UNDER_WAY_MAX)
+        left = min(_PER_TURN, _UNDER_WAY_MAX - len(self._ordered))
         for prefix, space in self._spaces.items():
             if space.making:
                 more = self._make_room(prefix, space, left) or more
@@ -206,7 +209,7 @@ class Evictions:
         self._later.clear()
         self._lines = 0
         if self._untold:
-            log.info("evicted %d objects more", self._untold)
+            log.info("%d objects more were evicted, or could not be", self._untold)
             self._untold = 0
         for space in self._spaces.values():
             space.uses.prune(self._index.has, 2 * len(self._index) + 1000)
@@ -255,7 +258,8 @@ class Evictions:
             if seen is None or seen < 0 or sight.is_pinned(seen) or name in self._lifetimes.ended:
                 skipped += 1
             elif self._service.orders.is_changing(name):
-                skipped += 1  # who changes it uses it
+                skipped += 1
+                space.uses.use(name, self._now_ms)  # who changes it uses it
             else:
                 self._lifetimes.ended[name] = ROOM
                 left -= self._order(name, seen, ROOM, space)
@@ -299,24 +303,27 @@ class Evictions:
         return True
 
     def _take(self, name: bytes, seen: int, cause: str, outcome: Outcome, space: _Space | None) -> None:
+        if space is not None and outcome.word != b"evicted" and self._index.has(name):  # another time, maybe
+            space.uses.use(name, self._now_ms)
         if outcome.error is not None:
-            log.warning("could not evict %s (%s): %s", _shown(name), cause, outcome.error)
+            self._say("could not evict", name, f"{cause}: {outcome.error}")
             if space is None:  # it has ended, whatever the disk says
                 self._later.append(name)
                 return
         elif outcome.word == b"evicted":
             self.counts[cause] += 1
-            self._say(name, seen, cause)
+            said = f"of uid {sight.owner_of(seen)}, {sight.size_of(seen)} bytes: {cause}"
+            self._say("evicted", name, said)
         self._lifetimes.settle(name, seen)
         if space is not None:
             self._resume(space)
 
-    def _say(self, name: bytes, seen: int, cause: str) -> None:
+    def _say(self, what: str, name: bytes, more: str) -> None:
         if self._lines >= _LINES_PER_TICK:
             self._untold += 1
             return
         self._lines += 1
-        log.info("evicted %s of uid %d, %d bytes: %s", _shown(name), sight.owner_of(seen), sight.size_of(seen), cause)
+        log.info("%s %s %s", what, _shown(name), more)
 
     # -- who waits
 
