@@ -6,6 +6,7 @@ namespaces.py's; how folders are made home.py's.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ class Foundations:
         settings = {"read": alone, "write": alone, "manage": alone, **request.options.get("settings", {})}
         try:
             space = namespaces.parse(settings)
+            if alone[0] not in space.manage:
+                space = dataclasses.replace(space, manage=(*space.manage, *alone))
         except BadSetting as error:
             raise BadRequest(str(error)) from None
         if space.ttl_s:
