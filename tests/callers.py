@@ -19,10 +19,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import pytest
-
 import hostile
-from storekeeper import Client, cli, wire
+from storekeeper import Client, wire
 from storekeeper.errors import StorekeeperError
 from storekeeper.exchange import Exchange
 from storekeeper.ranges import check_item
@@ -31,8 +29,6 @@ HANG_S = 120.0
 """How long anything may take that takes a second where nothing else runs."""
 FIRST_UID = 61_000
 """Users and groups from here on have no names on any system that is likely to run this."""
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 Outcome = tuple[str, Any]
 """("ok", result), or an error's code and sentence."""
@@ -248,6 +244,5 @@ def main(address: str, uid: str, gid: str, groups: str) -> None:
 
 
 if __name__ == "__main__":
-    assert cli  # imported before it becomes somebody who may not read our modules
     sys.modules["callers"] = sys.modules["__main__"]  # what is pickled is of this module
     main(*sys.argv[1:])

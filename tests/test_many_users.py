@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from callers import FIRST_UID, Call, Caller, User, callers, needs_root
+from callers import FIRST_UID, Call, Caller, User, callers
 from conftest import Daemon, daemons
+from mounts import needs_root
 
 pytestmark = needs_root
 
@@ -213,9 +214,6 @@ def cases(user: User, name: str) -> Iterator[Case]:
         changes = may_change(user, name, owner)
         there = {"owner": owner}
         yield case(f"put same, {whose}", "put", old, "{key}", allowed=writes, result=bool, **there)
-        yield case(
-            f"put same with replace, {whose}", "put", old, "{key}", replace=True, allowed=writes, result=bool, **there
-        )
         yield case(f"upload same, {whose}", "upload", "{key}", old, allowed=writes, result=same("same"), **there)
         yield case(
             f"put other bytes, {whose}", "put", new, "{key}", allowed=writes, result=bool, code="key_exists", **there
