@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +21,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from callers import FIRST_UID, Call, Caller, User, callers
-from conftest import Daemon, daemons
+from conftest import Daemon, daemons, eventually
 from mounts import needs_root
+from storekeeper.carriers import somebody_listens
 
 pytestmark = needs_root
 
@@ -382,3 +387,309 @@ def test_every_verb_is_allowed_or_denied_as_the_rules_say(stage: Stage, name: st
             wrong.append(f"{case.what}: pinned is {info.pinned}")
     stage.root.get("evict_batch", [key for key, _ in table], namespace=namespace)
     assert not wrong, "\n".join(wrong)
+
+
+def test_putting_the_same_bytes_with_replace_is_nobodys_change(stage: Stage) -> None:
+    stage.crew["other"].get("put", b"bytes", "same-with-replace")
+    assert stage.crew["stranger"].do("put", b"bytes", "same-with-replace", replace=True)[0] == "ok"
+    assert stage.root.get("put", b"bytes", "same-with-replace", replace=True)
+    assert stage.root.get("stat", "same-with-replace").owner == OTHER.uid
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_a_batch_is_judged_item_by_item(stage: Stage, who: str) -> None:
+    caller = stage.crew[who]
+    own, others = [f"batch-{who}-{number}" for number in range(2)]
+    stage.place("default", caller.user, own, b"old")
+    stage.place("default", OTHER, others, b"old")
+    may = may_change(caller.user, "default", OTHER)
+    for method, arguments in (("put_batch", ([b"new"] * 2, [others, own])), ("evict_batch", ([others, own],))):
+        options = {"replace": True} if method == "put_batch" else {}
+        code, _ = caller.do(method, *arguments, **options)
+        assert code == ("ok" if may else "batch")
+        left = [stage.root.get("get", key) for key in (others, own)]
+        assert left == (
+            [b"new" if may else b"old", b"new"] if method == "put_batch" else [None if may else b"old", None]
+        )
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_what_namespaces_are_listed_and_what_one_may_do_there(stage: Stage, who: str) -> None:
+    caller = stage.crew[who]
+    levels = {name: level(caller.user, name) for name in KINDS}
+    readable = {name for name, reached in levels.items() if reached}
+    told = caller.get("namespaces")
+    assert {name: told[name]["you_may"] for name in told if name in KINDS} == {
+        name: ["read", "write", "manage"][: levels[name]] for name in readable
+    }
+    assert set(caller.get("usage", by="namespace")["namespaces"]) & set(KINDS) == readable
+    assert set(caller.get("status")["namespaces"]) & set(KINDS) == readable
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_namespaces_are_made_by_root_and_creators_alone(stage: Stage, who: str) -> None:
+    caller, name = stage.crew[who], f"new-{who}"
+    code, told = caller.do("create_namespace", name, read=["*"], write=["*"], manage=[])
+    assert code == ("ok" if who in ("root", "maker") else "denied"), told
+    assert stage.folder(name).is_dir() == (code == "ok")
+    if code == "ok":
+        assert stage.crew["stranger"].get("put", b"x", "k", namespace=name) == "k"
+        assert caller.get("evict", "k", namespace=name) is True  # who made it manages it
+        assert caller.do("create_namespace", name)[0] == "key_exists"
+        caller.get("drop_namespace", name)
+    assert not stage.folder(name).exists()
+
+
+@pytest.mark.parametrize("who", WHO)
+def test_a_namespace_is_dropped_when_it_is_empty_by_who_manages_it(stage: Stage, who: str) -> None:
+    caller, name = stage.crew[who], f"dropped-by-{who}"
+    stage.root.get("create_namespace", name, **KINDS["listed"].settings())
+    reached = level(caller.user, "listed")
+    refused = "denied" if reached else "no_namespace"
+    stage.crew["other"].get("put", b"x", "k", namespace=name)
+    assert caller.do("drop_namespace", name)[0] == ("bad_request" if reached == MANAGE else refused)
+    assert stage.root.get("get", "k", namespace=name) == b"x"
+    stage.crew["other"].get("evict", "k", namespace=name)
+    assert caller.do("drop_namespace", name)[0] == ("ok" if reached == MANAGE else refused)
+    assert stage.folder(name).exists() == (reached < MANAGE)
+    if reached < MANAGE:
+        stage.root.get("drop_namespace", name)
+
+
+def test_a_made_namespace_that_says_nothing_is_its_makers_alone(stage: Stage) -> None:
+    stage.crew["maker"].get("create_namespace", "private")
+    try:
+        for who in WHO:
+            expected = "ok" if who in ("maker", "root") else "denied"
+            assert stage.crew[who].do("put", b"x", "k", namespace="private")[0] == expected, who
+            assert stage.crew[who].do("get", "k", namespace="private")[0] == expected, who
+    finally:
+        stage.root.get("evict", "k", namespace="private")
+        stage.root.get("drop_namespace", "private")
+
+
+def test_the_daemons_own_user_may_everything_and_so_may_root(commons: Path) -> None:
+    own, stranger, root = USERS["manager"], USERS["stranger"], USERS["root"]
+    config, store, address = commons / "config.toml", commons / "store", f"ipc://{commons}/own/socket"
+    config.write_text("[namespace.closed]\nread = []\nwrite = []\nmanage = []\n")
+    for folder in (store, commons / "own"):
+        folder.mkdir()
+        os.chown(folder, own.uid, own.gid)
+    become = (
+        "import ctypes, importlib, os, pkgutil, sys\n"
+        "import click, storekeeperd, storekeeper\n"
+        "for package in (storekeeper, storekeeperd):\n"
+        "    for found in pkgutil.iter_modules(package.__path__):\n"
+        "        if found.name not in ('connector', '__main__'):\n"
+        "            importlib.import_module(f'{package.__name__}.{found.name}')\n"
+        f"os.setgroups([])\nos.setresgid({own.gid}, {own.gid}, {own.gid})\nos.setresuid({own.uid}, {own.uid}, {own.uid})\n"
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"  # PR_SET_DUMPABLE: its /proc is its own again
+        "storekeeperd.cli.main()\n"
+    )
+    options = ["serve", str(store), "--address", address, "--config", str(config), "--socket-mode", "0666"]
+    with open(commons / "log", "wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", become, *options], stderr=log)
+    try:
+        eventually(lambda: somebody_listens(address) or process.poll() is not None)
+        assert process.poll() is None, (commons / "log").read_text()
+        with callers(address, [own, stranger, root]) as (his, strangers, roots):
+            for caller in (his, roots):
+                for namespace in ("default", "closed"):
+                    if namespace == "default":
+                        assert strangers.get("put", b"x", "k") == "k"
+                    else:
+                        assert roots.get("put", b"x", "k", namespace=namespace) == "k"
+                    assert caller.get("pin", "k", namespace=namespace) is True
+                    assert caller.get("put", b"y", "k", replace=True, namespace=namespace) == "k"
+                    assert caller.get("stat", "k", namespace=namespace).owner == caller.user.uid
+                    assert caller.get("evict", "k", namespace=namespace) is True
+                caller.get("create_namespace", "made")
+                caller.get("drop_namespace", "made")
+            assert strangers.do("get", "k", namespace="closed")[0] == "denied"
+            assert strangers.do("create_namespace", "made")[0] == "denied"
+            assert his.get("put", b"x", "his") == "his"
+            assert strangers.do("evict", "his")[0] == "denied"
+            strangers.get("put", b"x", "strangers")
+            assert (store / "strangers").stat().st_uid == own.uid  # the daemon owns all files
+    finally:
+        process.kill()
+        process.wait()
+
+
+# -- what one may not read reveals nothing
+
+KEYED: list[tuple[str, Callable[[str], tuple[Any, ...]]]] = [
+    *((verb, lambda key: (key,)) for verb in ("exists", "get", "stat", "verify", "evict", "touch", "pin", "unpin")),
+    ("put", lambda key: (b"secret", key)),
+    ("put", lambda key: (b"other bytes", key)),
+    ("put", lambda key: (LARGE, key)),
+    ("upload", lambda key: (key, b"secret")),
+    ("read_range", lambda key: (key, 0, 1)),
+    ("list", lambda key: (key,)),
+    ("list_info", lambda key: (key,)),
+    ("get_batch", lambda key: ([key, "large"],)),
+    ("exists_batch", lambda key: ([key, "large"],)),
+    ("evict_batch", lambda key: ([key, "large"],)),
+]
+
+
+def test_what_one_may_not_read_is_refused_with_the_same_words_whether_it_is_there_or_not(stage: Stage) -> None:
+    stage.root.get("put", b"secret", "there", namespace="closed")
+    stage.adopt("closed", USERS["stranger"].uid, "adopted", b"secret")  # his own, but he may not
+    (stage.folder("closed") / "folder").mkdir(exist_ok=True)
+    stage.root.get("list", fresh=True, namespace="closed")
+    keys = ("there", "adopted", "folder", "absent", "large")
+    for options in ({}, {"replace": True}):
+        for verb, arguments in KEYED:
+            if not options or verb in ("put", "upload"):
+                calls = [Call("closed", verb, arguments(key), options) for key in keys]
+                told = set(stage.crew["stranger"].ask(calls))
+                assert {code for code, _ in told} == {"denied"}, (verb, told)
+                assert len(told) == 1, (verb, told)
+    assert stage.root.get("get", "there", namespace="closed") == b"secret"
+    assert stage.root.get("get", "adopted", namespace="closed") == b"secret"
+    for verb, options in (
+        ("usage", {}),
+        ("usage", {"fresh": True}),
+        ("usage", {"by": "user"}),
+        ("list", {"fresh": True}),
+    ):
+        assert stage.crew["stranger"].do(verb, namespace="closed", **options)[0] == "denied"
+
+
+def test_what_one_may_not_read_is_not_counted_in_what_one_is_told(stage: Stage) -> None:
+    stranger, secret = stage.crew["stranger"], FIRST_UID + 50
+
+    def told() -> dict[str, Any]:
+        return {
+            "served": stranger.get("status")["namespaces"],
+            "usage": stranger.get("usage", fresh=True),
+            "by user": stranger.get("usage", by="user"),
+            "by namespace": stranger.get("usage", by="namespace"),
+            "namespaces": stranger.get("namespaces"),
+        }
+
+    before = told()
+    stage.root.get("put_batch", [b"secret"] * 50, [f"secret-{number}" for number in range(50)], namespace="closed")
+    stage.adopt("closed", secret, "secret", b"secret")
+    assert "secret" in stage.root.get("list", fresh=True, namespace="closed")
+    assert str(secret) in stage.root.get("usage", by="user")["users"]
+    assert told() == before
+    assert "closed" not in repr(before) and str(secret) not in repr(before)
+    stage.root.get("evict_batch", stage.root.get("list", "secret", namespace="closed"), namespace="closed")
+    code, message = stranger.do("get", "k", namespace="no-such-namespace")
+    assert code == "no_namespace"
+    assert "closed" not in message and "listed" not in message
+
+
+@pytest.mark.parametrize("verb", ["exists", "get", "stat", "evict", "verify"])
+def test_the_time_of_a_refusal_tells_nothing(stage: Stage, verb: str) -> None:
+    present, absent = ([f"{kind}-{number:03}" for number in range(200)] for kind in ("timed", "never"))
+    stage.root.get("put_batch", [bytes(20_000)] * 200, present, namespace="closed")
+    for _ in range(3):  # chance is given more than one chance; a difference stays
+        taken = stage.crew["stranger"].get("time_pairs", verb.encode(), present, absent, 400, namespace="closed")
+        there, not_there = (statistics.median(times) for times in taken)
+        slower = sum(one > other for one, other in zip(*taken, strict=True)) / len(taken[0])
+        if 1 / 1.3 < there / not_there < 1.3 and 0.35 < slower < 0.65:
+            break
+    else:
+        pytest.fail(f"{verb}: {there} ns if it is there, {not_there} if not; the former was slower in {slower:.0%}")
+
+
+# -- owners stay
+
+
+@pytest.mark.parametrize("ends", ["stop", "kill"])
+def test_owners_survive_the_daemon(commons: Path, ends: str) -> None:
+    users = [USERS["stranger"], OTHER, User(1, 1), USERS["root"]]  # 1: a user who has a name
+    owners = {f"put-by-{user.uid}": user.uid for user in users}
+    with daemons(commons) as start:
+        daemon = start("--socket-mode", "0666")
+        with callers(daemon.address, users) as crew:
+            for caller in crew:
+                caller.get("put", b"bytes", f"put-by-{caller.user.uid}")
+            for uid in (0, 1, 61_234):
+                adopt(daemon.store, f"while-it-runs-{uid}", uid)
+                owners[f"while-it-runs-{uid}"] = uid
+            check_owners(daemon, owners)
+            getattr(daemon, ends)()
+            for uid in (0, 1, 61_234):
+                adopt(daemon.store, f"while-it-is-down-{uid}", uid)
+                owners[f"while-it-is-down-{uid}"] = uid
+            # Whoever's the file is now: the object is his who put it.
+            os.chown(daemon.store / f"put-by-{OTHER.uid}", 61_777, 61_777)
+            daemon.start()
+            check_owners(daemon, owners)
+            stranger, other = crew[:2]
+            for key, uid in owners.items():
+                if uid != stranger.user.uid:
+                    assert stranger.do("evict", key)[0] == "denied", key
+            assert stranger.get("evict", f"put-by-{stranger.user.uid}") is True
+            assert other.get("put", b"new", f"put-by-{OTHER.uid}", replace=True)
+            with callers(daemon.address, [User(61_234, 61_234)]) as (adopter,):
+                assert adopter.get("put", b"new", "while-it-is-down-61234", replace=True)
+                assert adopter.get("evict", "while-it-runs-61234") is True
+
+
+def adopt(store: Path, key: str, uid: int) -> None:
+    hidden = store.parent / "hidden"
+    hidden.write_bytes(b"by hand")
+    os.chown(hidden, uid, uid)
+    hidden.rename(store / key)
+
+
+def check_owners(daemon: Daemon, owners: dict[str, int]) -> None:
+    """Whose all objects are, by all that tells it, the command line first: right after a start it is not all known."""
+    command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, "ls", "-l", "--fresh"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    shown = {line.split()[-1]: line.split()[1] for line in lines}
+    names = {user.pw_uid: user.pw_name for user in reversed(pwd.getpwall())}
+    assert shown == {key: names.get(uid, str(uid)) for key, uid in owners.items()}
+    with daemon.client() as client:
+        assert {info.key: info.owner for info in client.list_info()} == owners
+        for uid in set(owners.values()):
+            assert {info.key for info in client.list_info(owner=uid)} == {k for k, v in owners.items() if v == uid}
+        for key, uid in owners.items():
+            info = client.stat(key)
+            assert info is not None
+            assert info.owner == uid
+        users = client.usage(by="user", fresh=True)["users"]
+        counts = {str(uid): sum(owner == uid for owner in owners.values()) for uid in set(owners.values())}
+        assert {uid: told["objects"] for uid, told in users.items()} == counts
+
+
+# -- the files
+
+
+@pytest.mark.parametrize("groups", [(), (os.getgid(),)], ids=["of other groups", "of the daemon's group"])
+@pytest.mark.parametrize("made_by", ["the daemon", "hand"])
+def test_no_other_user_can_open_the_files_of_a_store(commons: Path, made_by: str, groups: tuple[int, ...]) -> None:
+    stranger = User(USERS["stranger"].uid, USERS["stranger"].gid, groups)
+    old = os.umask(0)
+    try:
+        if made_by == "hand":
+            (commons / "store").mkdir(mode=0o755)
+        with daemons(commons) as start:
+            daemon = start("--socket-mode", "0666", "--namespace", "plain")
+            with callers(daemon.address, [USERS["root"], stranger]) as (root, strangers):
+                root.get("create_namespace", "closed", read=[], write=[], manage=[])
+                for namespace in ("default", "plain", "closed"):
+                    root.get("put", b"secret", "k", namespace=namespace)
+                    root.get("put", LARGE, "large", durability="disk", ttl=1000, namespace=namespace)
+                    root.get("pin", "k", namespace=namespace)
+                files = [path for path in daemon.store.rglob("*") if not path.is_socket()]
+                assert len(files) > 10
+                opened = []
+                for path in [daemon.store, *files]:
+                    secret = path.is_file() and ".storekeeper" not in path.parts
+                    for flags in ([os.O_RDONLY] if secret else []) + ([] if path.is_dir() else [os.O_WRONLY]):
+                        if strangers.do("open_file", str(path), flags)[0] == "ok":
+                            opened.append(f"{path.relative_to(daemon.store)}, mode {path.stat().st_mode & 0o777:o}")
+                    if path.is_dir():
+                        code, _ = strangers.do("link_file", "/etc/hostname", str(path / "planted"))
+                        assert code in ("PermissionError", "OSError"), path
+                    elif path != daemon.store:
+                        assert strangers.do("remove_file", str(path))[0] == "PermissionError", path
+                assert not opened, opened
+    finally:
+        os.umask(old)
