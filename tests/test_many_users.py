@@ -482,9 +482,9 @@ def test_the_daemons_own_user_may_everything_and_so_may_root(commons: Path) -> N
         "    for found in pkgutil.iter_modules(package.__path__):\n"
         "        if found.name not in ('connector', '__main__'):\n"
         "            importlib.import_module(f'{package.__name__}.{found.name}')\n"
-        f"os.setgroups([])\nos.setresgid({own.gid}, {own.gid}, {own.gid})\nos.setresuid({own.uid}, {own.uid}, {own.uid})\n"
+        f"os.setgroups([])\nos.setgid({own.gid})\nos.setuid({own.uid})\n"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"  # PR_SET_DUMPABLE: its /proc is its own again
-        "storekeeperd.cli.main()\n"
+        "storekeeperd.cli.cli()\n"
     )
     options = ["serve", str(store), "--address", address, "--config", str(config), "--socket-mode", "0666"]
     with open(commons / "log", "wb") as log:
@@ -638,13 +638,19 @@ def adopt(store: Path, key: str, uid: int) -> None:
     hidden.rename(store / key)
 
 
+def name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def check_owners(daemon: Daemon, owners: dict[str, int]) -> None:
     """Whose all objects are, by all that tells it, the command line first: right after a start it is not all known."""
     command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, "ls", "-l", "--fresh"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     shown = {line.split()[-1]: line.split()[1] for line in lines}
-    names = {user.pw_uid: user.pw_name for user in reversed(pwd.getpwall())}
-    assert shown == {key: names.get(uid, str(uid)) for key, uid in owners.items()}
+    assert shown == {key: name_of(uid) for key, uid in owners.items()}
     with daemon.client() as client:
         assert {info.key: info.owner for info in client.list_info()} == owners
         for uid in set(owners.values()):
