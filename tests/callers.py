@@ -128,7 +128,7 @@ class Deeds:
 
     def client(self, namespace: str) -> Client:
         if namespace not in self.clients:
-            self.clients[namespace] = Client(self.address, namespace, timeout=30)
+            self.clients[namespace] = Client(self.address or None, namespace, timeout=30)
         return self.clients[namespace]
 
     def carry_out(self, call: Call) -> Outcome:

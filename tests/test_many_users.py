@@ -477,7 +477,7 @@ def test_the_daemons_own_user_may_everything_and_so_may_root(commons: Path) -> N
         os.chown(folder, own.uid, own.gid)
     become = (
         "import ctypes, importlib, os, pkgutil, sys\n"
-        "import click, storekeeperd, storekeeper, tomllib\n"
+        "import click, difflib, encodings.ascii, select, storekeeper, storekeeperd, tomllib\n"
         "for package in (storekeeper, storekeeperd):\n"
         "    for found in pkgutil.iter_modules(package.__path__):\n"
         "        if found.name not in ('connector', '__main__'):\n"
