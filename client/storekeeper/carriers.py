@@ -87,6 +87,8 @@ class Carrier:
     def __init__(self, address: str, servers: Servers = frozenset()) -> None:
         check_socket(address, servers)
         self._servers = servers
+        self._guarded = bool(servers) and address.startswith("ipc://")
+        self._held: list[list[bytes]] = []
         self.pid = os.getpid()
         self._address = address
         self._descriptor = -1
@@ -97,15 +99,19 @@ class Carrier:
             raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
         try:
             self._events = self._socket.get_monitor_socket(
-                zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED, f"inproc://storekeeper-{next(_monitors)}"
+                zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED | (zmq.EVENT_CLOSED if self._guarded else 0),
+                f"inproc://storekeeper-{next(_monitors)}",
             )
         except zmq.ZMQError as error:
             self._socket.close(0)
             raise TooMany(f"this process can open no more connections ({error}); close some clients") from None
         try:
             self._socket.setsockopt(zmq.LINGER, 0)
-            self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
-            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+            if self._guarded:  # by itself it would send what is left to whoever is there then
+                self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            else:
+                self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
+                self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
             self._socket.setsockopt(zmq.SNDHWM, 0)
             self._socket.setsockopt(zmq.RCVHWM, 0)
             self._events.setsockopt(zmq.LINGER, 0)
@@ -121,6 +127,9 @@ class Carrier:
         Args:
             frames: bytes-like objects; they are copied, for a send may outlive the call that gave up on it.
         """
+        if self._guarded and not self._connected:  # nothing leaves before the kernel has said who listens
+            self._held.append([bytes(frame) for frame in frames])
+            return
         last = len(frames) - 1
         for position, frame in enumerate(frames):
             flags = zmq.NOBLOCK | (zmq.SNDMORE if position < last else 0)
@@ -168,7 +177,14 @@ class Carrier:
     def _wait(self, deadline: float) -> None:
         while True:
             left_ms = (deadline - time.monotonic()) * 1000
-            if self._socket.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1))):
+            if self._held:
+                self._events.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1)))
+                self._take_events()
+                if self._connected:
+                    held, self._held = self._held, []
+                    for frames in held:
+                        self.send(frames)
+            elif self._socket.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1))):
                 return
             try:
                 self._take_events()
@@ -182,14 +198,10 @@ class Carrier:
                 raise TimedOut("the daemon did not answer in time; try again, or allow more with timeout=")
 
     def _check_server(self, descriptor: int) -> None:
-        """Asks the kernel who listens there, and believes nothing that another one says."""
-        if not self._servers or not self._address.startswith("ipc://"):
-            return
-        try:
-            uid = _server_of(descriptor)
-        except OSError:  # it is closed again
-            return
-        check_server(self._address, uid, self._servers)
+        """Asks the kernel who listens there, before anything is sent."""
+        if self._guarded:
+            with contextlib.suppress(OSError):  # it is closed again, and no other one is made: nothing is ever sent
+                check_server(self._address, _server_of(descriptor), self._servers)
 
     def _take_events(self) -> None:
         """Raises `DaemonUnreachable` if the connection broke: a request in flight is then lost without a word."""
