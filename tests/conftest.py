@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--flood-seconds", type=float, default=0.2, help="seconds a verb that test_hostile measures floods"
     )
-    parser.addoption("--race-seconds", type=float, default=1.5, help="how long clients race for room, each time")
+    parser.addoption("--race-seconds", type=float, default=1.0, help="how long clients race for room, each time")
 
 
 class Daemon:

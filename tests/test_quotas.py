@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pwd
@@ -96,8 +95,8 @@ def test_who_races_for_room_never_gets_more_than_there_is(
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
                 so = now(daemon)
-                assert so.charged[holder] <= BYTES, f"{so.charged[holder] - BYTES} bytes over the bound"
-                assert so.objects[holder] <= OBJECTS, f"{so.objects[holder] - OBJECTS} objects over the bound"
+                assert so.charged[holder] <= BYTES, f"{so.charged[holder] - BYTES} bytes over the bound: {so.unnamed}"
+                assert so.objects[holder] <= OBJECTS, f"{so.objects[holder] - OBJECTS} objects over the bound: {so.unnamed}"
                 most["bytes"] = max(most["bytes"], so.charged[holder])
                 most["objects"] = max(most["objects"], so.objects[holder])
                 samples += 1
@@ -109,15 +108,15 @@ def test_who_races_for_room_never_gets_more_than_there_is(
     finally:
         for member in [*members, *watchers]:
             member.end()
-    assert did["refused"] and did["put_large"] and did["put"]
+    assert did["refused"] + did["refused in a batch"]
     told = {name: max(each[name] for each in watched) for name in watched[0]}
     with capsys.disabled():
         print(
             f"\n{scope}: {samples} instants, at most {dict(most)} of {BYTES} and {OBJECTS}; usage {told}; {dict(did)}"
         )
     if seconds >= 1:  # the races were for something
-        assert most["bytes"] > BYTES * 3 // 4
-        assert most["objects"] > OBJECTS * 3 // 4
+        for what, bound in (("bytes", BYTES), ("objects", OBJECTS)):
+            assert max(most[what], *(used for name, used in told.items() if what in name)) > bound * 3 // 4
     all_the_room_is_there(daemon, holder)
     assert "Traceback" not in daemon.log.read_text()
 
@@ -134,7 +133,7 @@ def all_the_room_is_there(daemon: Daemon, holder: tuple[object, ...]) -> None:
         anna = make(ANNA, place)
         assert anna.put_size(BYTES, key="all of it") == "all of it"
         with pytest.raises(QuotaExceeded):
-            anna.put_size(0 if holder[0] == "objects" else 1, key="one more")
+            anna.put_size(1, key="one more")
         assert anna.evict("all of it") is True
         told = anna.put_sizes([1] * (OBJECTS + 5))
         assert told[OBJECTS:] == ["quota"] * 5
@@ -224,10 +223,14 @@ def test_an_upload_takes_the_room_it_announces_at_once_else_as_ranges_come(hall:
                 client.put(bytes(MIB + 1), key="k")
             with pytest.raises(QuotaExceeded):
                 line.upload("too much", size=MIB + 1)
+            refused = line.upload("refused")
+            line.ask("write", refused, "0", bytes(MIB // 2))
+            with pytest.raises(QuotaExceeded):
+                line.ask("write", refused, str(MIB // 2), bytes(MIB // 2 + 1))
+            with pytest.raises(QuotaExceeded):  # a range is missing
+                line.ask("commit", refused, str(MIB + 1))
             growing = line.upload("growing")
             line.ask("write", growing, "0", bytes(MIB // 2))
-            with pytest.raises(QuotaExceeded):
-                line.ask("write", growing, str(MIB // 2), bytes(MIB // 2 + 1))
             line.ask("write", growing, str(MIB // 2), bytes(MIB // 2))
             with pytest.raises(QuotaExceeded):
                 client.put(b"x", key="k")
@@ -349,7 +352,7 @@ def test_a_file_system_is_never_filled_further_than_it_may_be(small: tuple[Place
     daemon = place.start("--config", str(config))
     client = place.client(daemon)
     took = 0
-    sizes = (100_000, 3 * MIB, 5 * MIB, 1) if what == "bytes" else (1, 1, 1, 1)
+    sizes = (100_000, 3 * MIB, 5 * MIB, 40_000) if what == "bytes" else (1, 1, 1, 1)
     refused = dict.fromkeys(range(len(sizes)), 0)
     for number in range(3000):
         if all(refused.values()):
@@ -366,8 +369,6 @@ def test_a_file_system_is_never_filled_further_than_it_may_be(small: tuple[Place
         except BatchFailed as failed:
             assert all(isinstance(item, str | QuotaExceeded) for item in failed.results), failed.results
         assert free(place)[what == "inodes"] >= keep
-        if which == 3 and what == "bytes" and not refused[0]:
-            client.put(bytes(40_000))
     assert took > 10
     if what == "inodes":
         assert all(refused.values())
@@ -438,7 +439,7 @@ def test_a_refusal_says_whose_bound_it_is_what_is_used_and_what_is_allowed(hall:
         message = str(refused.value)
         assert re.search(whose, message, re.DOTALL), message
         assert {str(used), str(allowed)} <= set(re.findall(r"\d+", message)), message
-        assert message in daemon.log.read_text()
+        eventually(lambda daemon=daemon, message=message: message in daemon.log.read_text())  # type: ignore[misc]
         daemon.stop()
 
 
@@ -462,8 +463,11 @@ def test_bounds_hold_from_the_first_put_after_a_start(hall: Hall) -> None:
             daemon.kill()
         daemon.start()
         with daemon.client(timeout=60) as client, puppets(daemon.address) as make:
-            with contextlib.suppress(BatchFailed):
+            client.put(b"y", key="new-first")  # its client waits until the bounds are known
+            with pytest.raises(BatchFailed) as failed:
                 client.put_batch([b"y"] * 100, keys=[f"new-{number}" for number in range(100)])
+            refused = [item for item in failed.value.results if not isinstance(item, str)]
+            assert all(isinstance(item, QuotaExceeded) for item in refused), refused[0]
             assert len(client.list("new-")) == 5, "this user's bytes"
             told = make(ANNA).put_sizes([0] * 100)
             assert told.count("quota") == 100 - 25, "the store's objects"

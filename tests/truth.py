@@ -46,6 +46,7 @@ class Truth:
         self.size: Counter[tuple[object, ...]] = Counter()
         self.named: Counter[tuple[object, ...]] = Counter()
         self._seen: set[int] = set()
+        self.unnamed: list[str] = []
 
     def add(self, path: str, namespace: str, *, named: bool) -> None:
         """Counts a file once, however many names and descriptors it has."""
@@ -59,6 +60,8 @@ class Truth:
         for holder in (("store",), ("user", owner), ("namespace", namespace), ("user in", namespace, owner)):
             self.objects[holder] += 1
             self.charged[holder] += charged
+            if not named and holder == ("store",):
+                self.unnamed.append(f"{os.readlink(path) if os.path.islink(path) else path}: {status.st_size} bytes of {owner}")
             if named:
                 self.size[holder] += status.st_size
                 self.named[holder] += 1
