@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
-from storekeeper.errors import BadRequest, StorekeeperError
+from storekeeper.errors import BadRequest, Busy, StorekeeperError
 from storekeeperd.access import WRITE
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.index import Index, charge_of
@@ -145,17 +145,23 @@ class Changes:
             except SpaceFull as error:
                 full = full or error
                 charges.append(error)
+            except Busy:  # so is all of the request: its client makes it again
+                self._release(charges)
+                raise
             except StorekeeperError as error:
                 charges.append(error)
         if full is not None:
             full.charge_bytes = sum(charge_of(len(payload)) for payload in payloads)
             full.objects = len(payloads)
             if evictions.wait(peer, request, self.put, full, sum(map(len, payloads))):
-                for charge in charges:
-                    if isinstance(charge, Charge):
-                        ledger.release(charge)
+                self._release(charges)
                 return None
         return charges
+
+    def _release(self, charges: Sequence[Charge | StorekeeperError | None]) -> None:
+        for charge in charges:
+            if isinstance(charge, Charge):
+                self._service.ledger.release(charge)
 
     def _put_ticket(self, answer: Answer, position: int, prefix: bytes, charge: Charge | None) -> Ticket:
         evictions = self._service.evictions

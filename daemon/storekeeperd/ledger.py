@@ -92,13 +92,17 @@ class Ledger:
         index: what is there.
         bounds: of the store.
         free: returns what the file system has free; called only if some of it is to be kept.
+        known: returns whether all names of the store are known.
 
     Attributes:
         bounds_anything: whether there is any bound at all.
     """
 
-    def __init__(self, index: Index, bounds: Bounds, free: Callable[[], Free]) -> None:
+    def __init__(
+        self, index: Index, bounds: Bounds, free: Callable[[], Free], known: Callable[[], bool] = lambda: True
+    ) -> None:
         self._index = index
+        self._known = known
         self._bounds = bounds
         self._free = free
         self._spaces: dict[bytes, Namespace] = {}
@@ -238,7 +242,7 @@ class Ledger:
             )
 
     def _check(self, prefix: bytes, uid: int, charge: int, objects: int) -> None:
-        if self._index.sums(prefix, NOBODY)[2].objects:
+        if not self._known() or self._index.sums(prefix, NOBODY)[2].objects:
             raise Busy("the store is being measured, which comes before anything more is put; try again in a moment")
         name = repr(_name(prefix))
         told = {

@@ -106,7 +106,7 @@ class Service:
         self._keeps_lives = self._is_minded = False
         self._now_ms = 0
         self._stopping = False
-        self.ledger = Ledger(index, bounds or Bounds(), self.outside.free)
+        self.ledger = Ledger(index, bounds or Bounds(), self.outside.free, lambda: coherence.scans > 0)
         self.lifetimes = Lifetimes(index)
         self._ended = self.lifetimes.ended
         self.evictions = Evictions(self, index, self.ledger, self.lifetimes, int(limits.lease_s * 1000))
