@@ -1,9 +1,9 @@
 """Client processes that race for room. A program of its own, so that each has an interpreter and a user of its own.
 
-    python racers.py race ADDRESS UID NAME SEED NAMESPACE…    puts, replaces, evicts, gives up and lets children be killed
+    python racers.py race ADDRESS UID NAME SEED NAMESPACE…    puts, evicts, gives up, lets children be killed
     python racers.py watch ADDRESS UID NAMESPACE…             asks for usage without a pause: never over a bound
 
-Both go on until their standard input ends, and say what they did in one line of JSON. Whatever is wrong ends the process
+Both go on until they are told a line, and say what they did in one line of JSON. Whatever is wrong ends the process
 with a traceback.
 """
 
@@ -40,7 +40,7 @@ def become(uid: int) -> None:
 
 
 def goes_on() -> bool:
-    """Returns whether standard input has not ended yet."""
+    """Returns whether nobody has said anything yet."""
     return not select.select([0], [], [], 0)[0] and time.monotonic() < _ENDS
 
 
@@ -212,7 +212,7 @@ class Racer:
 
 
 def watch(address: str, namespaces: list[str]) -> Counter[str]:
-    """Asks for usage until standard input ends; returns the most that was used of each bound, and how often it asked."""
+    """Asks for usage until it is told to stop; returns the most that was used of each bound, and how often it asked."""
     most: Counter[str] = Counter()
     clients = {namespace: Client(address, namespace, timeout=TIMEOUT_S) for namespace in namespaces}
     while goes_on():

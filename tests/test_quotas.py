@@ -96,7 +96,9 @@ def test_who_races_for_room_never_gets_more_than_there_is(
             while time.monotonic() < ends:
                 so = now(daemon)
                 assert so.charged[holder] <= BYTES, f"{so.charged[holder] - BYTES} bytes over the bound: {so.unnamed}"
-                assert so.objects[holder] <= OBJECTS, f"{so.objects[holder] - OBJECTS} objects over the bound: {so.unnamed}"
+                assert so.objects[holder] <= OBJECTS, (
+                    f"{so.objects[holder] - OBJECTS} objects over the bound: {so.unnamed}"
+                )
                 most["bytes"] = max(most["bytes"], so.charged[holder])
                 most["objects"] = max(most["objects"], so.objects[holder])
                 samples += 1

@@ -61,7 +61,9 @@ class Truth:
             self.objects[holder] += 1
             self.charged[holder] += charged
             if not named and holder == ("store",):
-                self.unnamed.append(f"{os.readlink(path) if os.path.islink(path) else path}: {status.st_size} bytes of {owner}")
+                self.unnamed.append(
+                    f"{os.readlink(path) if os.path.islink(path) else path}: {status.st_size} bytes of {owner}"
+                )
             if named:
                 self.size[holder] += status.st_size
                 self.named[holder] += 1
