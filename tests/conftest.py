@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--flood-seconds", type=float, default=0.2, help="seconds a verb that test_hostile measures floods"
     )
     parser.addoption("--race-seconds", type=float, default=1.0, help="how long clients race for room, each time")
+    parser.addoption("--pressure-seconds", type=float, default=3.0, help="how long clients put more than there is room")
 
 
 class Daemon:
