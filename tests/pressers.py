@@ -2,7 +2,7 @@
 
     python pressers.py press ADDRESS NAME SEED      puts without end; what `exists` says is there it fetches
 
-Goes on until it is told a line; says what it did in one line of JSON. Whatever is wrong ends the process with a traceback.
+Goes on until it is told a line; says what it did in one line of JSON. Whatever is wrong ends it with a traceback.
 """
 
 from __future__ import annotations
