@@ -6,13 +6,14 @@ Linux 6.5; else its number from SO_PEERCRED).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
 from storekeeper.errors import BadRequest, Busy
 from storekeeperd.answers import Peer
 from storekeeperd.loop import READ, Loop
-from storekeeperd.processes import find, number_of
+from storekeeperd.processes import find, lives, number_of
 from storekeeperd.sight import PID_MAX
 
 
@@ -39,40 +40,27 @@ class Deathwatch:
 
         Raises:
             BadRequest: it has ended, or cannot be told from here.
-            Busy: the end of too many processes is waited for.
+            Busy: the end of too many processes is waited for, or the daemon is out of descriptors.
         """
-        if peer.process:
-            return peer.process
-        if len(self._watched) >= self._at_most:
+        if not peer.process:
+            peer.process = self._find_peer(peer)
+        if peer.process not in self._watched and len(self._watched) >= self._at_most:
             raise Busy(f"objects are tied to {self._at_most} processes, as many as may be; try again in a moment")
-        held = peer.carrier.process_descriptor()
-        try:
-            process = find(peer.pid)
-            # The descriptor is of the process that connected: if that has its number now, it was nobody else's then.
-            if process and (held < 0 or number_of(held) == peer.pid):
-                peer.process = process
-                return process
-        finally:
-            if held >= 0:
-                os.close(held)
-        raise BadRequest("the process that connected cannot be told or has ended: nothing can be tied to it")
+        return peer.process
 
     def watch(self, process: int) -> None:
         """Waits for the end of a process; `ended` is called at once, or soon, if it has ended by now."""
         if process in self._watched:
             return
+        self._watched[process] = -1
         try:
             descriptor = os.pidfd_open(process & PID_MAX)
         except OSError:  # ESRCH: it has ended. Or there are no descriptors left: `tick` asks again
-            self._watched[process] = -1
             self._ask(process)
-            return
-        if find(process & PID_MAX) != process:  # its number is another's by now
-            os.close(descriptor)
-            self._ended(process)
             return
         self._watched[process] = descriptor
         self._loop.watch(descriptor, READ, lambda _: self._end(process))
+        self._ask(process)  # its number may be another's by now
 
     def forget(self, process: int) -> None:
         """Waits for a process no longer."""
@@ -95,8 +83,24 @@ class Deathwatch:
         for process in list(self._watched):
             self.forget(process)
 
+    @staticmethod
+    def _find_peer(peer: Peer) -> int:
+        held = peer.carrier.process_descriptor()
+        try:
+            process = find(peer.pid)
+            # The descriptor is of the process that connected: if that has its number now, it was nobody else's then.
+            if process and (held < 0 or number_of(held) == peer.pid):
+                return process
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise Busy("the daemon is out of descriptors; try again in a moment") from None
+        finally:
+            if held >= 0:
+                os.close(held)
+        raise BadRequest("the process that connected cannot be told or has ended: nothing can be tied to it")
+
     def _ask(self, process: int) -> None:
-        if find(process & PID_MAX) != process:
+        if not lives(process):
             self._end(process)
 
     def _end(self, process: int) -> None:

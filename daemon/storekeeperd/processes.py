@@ -13,21 +13,28 @@ _START_MAX = (1 << 42) - 1
 
 
 def find(pid: int) -> int:
-    """Returns the process that has a number now, with the moment it was started; 0 if there is none."""
+    """Returns the process that has a number now, with the moment it was started; 0 if there is none.
+
+    Raises:
+        OSError: it cannot be told, as when this process is out of descriptors: there may be one.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         if fields[0] in (b"Z", b"X"):  # proc(5): a zombie has ended
             return 0
         started = int(fields[19])  # field 22 of the line
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
         return 0
     return min(started, _START_MAX) << _PID_BITS | pid
 
 
 def lives(process: int) -> bool:
-    """Returns whether a process has not ended."""
-    return find(process & PID_MAX) == process
+    """Returns whether a process has not ended, as far as can be told."""
+    try:
+        return find(process & PID_MAX) == process
+    except OSError:
+        return True
 
 
 def number_of(descriptor: int) -> int:
