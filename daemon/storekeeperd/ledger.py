@@ -168,7 +168,8 @@ class Ledger:
             return
         if self._bounds.keep_free_bytes or self._bounds.keep_free_inodes:
             self._check_free(more, 0)
-        self._check(charge.prefix, charge.uid, more, 0)
+        if self._anything or self._bounded.get(charge.prefix):
+            self._check(charge.prefix, charge.uid, more, 0)
         self._add(charge.sums, more, 0)
         charge.bytes += more
 
