@@ -197,7 +197,7 @@ class Changes:
         def came(operation: Any, outcome: Outcome) -> None:
             self._orders.observe(operation.name, outcome.seen)
             self._service.evictions.changed(operation.name)
-            if outcome.word == wire.OK:  # what was pinned when it was its turn to go has its turn again
+            if outcome.word == wire.OK:  # it is marked: one that was pinned may be evicted some day
                 self._service.evictions.use(prefix, operation.name, lease=False)
             self._service.settle(answer, position, outcome)
 

@@ -67,6 +67,8 @@ class _Space:
         making: whether it is on its way to the low mark.
         leaving_bytes, leaving: charged bytes and objects of removals under way.
         waiting: requests, oldest first.
+        leased: whether there was something to evict, but for its leases.
+        passed: names that were left alone for a reason that may pass; they have their turn again after the next tick.
     """
 
     rules: Namespace
@@ -75,6 +77,8 @@ class _Space:
     leaving_bytes: int = 0
     leaving: int = 0
     waiting: deque[_Waiter] = field(default_factory=deque)
+    leased: bool = False
+    passed: list[bytes] = field(default_factory=list)
 
 
 class Evictions:
@@ -128,7 +132,7 @@ class Evictions:
         """Takes that an object was read or said to be there (a lease), or put."""
         space = self._spaces.get(prefix)
         if space is not None:
-            space.uses.use(name, self._now_ms if lease else self._now_ms - self._lease_ms)
+            space.uses.use(name, self._now_ms, lease=lease)
 
     def _come(self, prefix: bytes, name: bytes, seen: int) -> None:
         self._spaces[prefix].uses.come(name, sight.created_of(seen))
@@ -211,8 +215,18 @@ class Evictions:
         if self._untold:
             log.info("%d objects more were evicted, or could not be", self._untold)
             self._untold = 0
-        for space in self._spaces.values():
+        for prefix, space in self._spaces.items():
+            self._take_up(prefix, space)
             space.uses.prune(self._index.has, 2 * len(self._index) + 1000)
+
+    def _take_up(self, prefix: bytes, space: _Space) -> None:
+        """Lets those have their turn again that were left alone."""
+        passed, space.passed = space.passed, []
+        for name in passed:
+            seen = self._index.seen(name)
+            if seen is not None and seen >= 0 and name not in self._lifetimes.ended:
+                self.use(prefix, name, lease=False)
+                self._lifetimes.note(name, seen)
 
     def hurry(self, name: bytes) -> None:
         """Sees to it that an object which has ended is on its way out, before its name is put anew."""
@@ -259,7 +273,7 @@ class Evictions:
                 skipped += 1
             elif self._service.orders.is_changing(name):
                 skipped += 1
-                space.uses.use(name, self._now_ms)  # who changes it uses it
+                space.passed.append(name)
             else:
                 self._lifetimes.ended[name] = ROOM
                 left -= self._order(name, seen, ROOM, space)
@@ -282,6 +296,7 @@ class Evictions:
                 break
         for name in leased:
             self._lifetimes.note(name, self._index.seen(name) or 0)
+        space.leased = bool(leased)
         return found
 
     def _order(self, name: bytes, seen: int, cause: str, space: _Space | None) -> bool:
@@ -316,6 +331,8 @@ class Evictions:
             self._say("evicted", name, said)
         self._lifetimes.settle(name, seen)
         if space is not None:
+            if outcome.word not in (b"evicted", b"absent"):  # it is there, and may go another time
+                space.passed.append(name)
             self._resume(space)
 
     def _say(self, what: str, name: bytes, more: str) -> None:
@@ -345,9 +362,11 @@ class Evictions:
         return by_bytes and (not rules.objects_max or used.objects + error.objects <= rules.objects_max)
 
     def _refuse_waiting(self, space: _Space) -> None:
-        leased = len(space.uses) > 0 and space.rules.eviction == LRU
-        said = "what could be, was read a moment ago: try again"
-        self._refuse(space, lambda full: Busy(f"{full}; {said}") if leased else full)
+        if space.rules.eviction == LRU:
+            space.leased = len(space.uses) > 0
+        soon = space.leased or bool(space.passed)
+        said = "what could be, is in use just now: try again"
+        self._refuse(space, lambda full: Busy(f"{full}; {said}") if soon else full)
 
     def _refuse(self, space: _Space, error_of: Callable[[SpaceFull], StorekeeperError]) -> None:
         """Answers those that wait for room with an error, by why there is none."""

@@ -16,29 +16,31 @@ class Uses:
     """The uses of one namespace's objects."""
 
     def __init__(self) -> None:
-        self._used: OrderedDict[bytes, int] = OrderedDict()  # name -> when; a dict is slow to begin with its first
+        # Those whose first name is taken again and again: a dict would look for it from its beginning.
+        self._read: OrderedDict[bytes, int] = OrderedDict()  # name -> when; leased for a while
+        self._put: OrderedDict[bytes, int] = OrderedDict()  # the same, of those that were only put
         self._unused: list[tuple[int, bytes]] = []  # a heap, by when they came
 
     def __len__(self) -> int:
-        return len(self._used) + len(self._unused)
+        return len(self._read) + len(self._put) + len(self._unused)
 
-    def use(self, name: bytes, now_ms: int) -> None:
-        """Takes that an object is used."""
-        self._used[name] = now_ms
-        self._used.move_to_end(name)
+    def use(self, name: bytes, now_ms: int, *, lease: bool = True) -> None:
+        """Takes that an object is used: read or said to be there, which is a lease, or put, which is none."""
+        known = self._read.pop(name, None)
+        self._put.pop(name, None)
+        if lease or known is not None:  # who was told that it is there fetches what took its place
+            self._read[name] = now_ms
+        else:
+            self._put[name] = now_ms
 
     def come(self, name: bytes, created_s: int) -> None:
         """Takes an object that was found, not put: nothing is known of its use."""
-        if name not in self._used:
+        if name not in self._read and name not in self._put:
             heapq.heappush(self._unused, (created_s, name))
-
-    def forget(self, name: bytes) -> None:
-        """Takes that an object is no more."""
-        self._used.pop(name, None)
 
     def is_leased(self, name: bytes, now_ms: int, lease_ms: int) -> bool:
         """Returns whether an object was used so short a time ago that it is not to be evicted."""
-        used_ms = self._used.get(name)
+        used_ms = self._read.get(name)
         return used_ms is not None and now_ms - used_ms < lease_ms
 
     def take(self, now_ms: int, lease_ms: int) -> bytes | None:
@@ -48,18 +50,23 @@ class Uses:
         """
         while self._unused:
             _, name = heapq.heappop(self._unused)
-            if name not in self._used:
+            if name not in self._read and name not in self._put:
                 return name
-        for name, used_ms in self._used.items():
-            if now_ms - used_ms < lease_ms:
-                return None
-            del self._used[name]
-            return name
+        read = next(iter(self._read.items()), None)
+        put = next(iter(self._put.items()), None)
+        if read is not None and now_ms - read[1] >= lease_ms and (put is None or read[1] <= put[1]):
+            del self._read[read[0]]
+            return read[0]
+        if put is not None:
+            del self._put[put[0]]
+            return put[0]
         return None
 
     def prune(self, is_there: Callable[[bytes], bool], at_most: int) -> None:
         """Forgets names of objects that went behind our back, if there are too many names."""
-        if len(self._used) + len(self._unused) > at_most:
-            self._used = OrderedDict((name, used_ms) for name, used_ms in self._used.items() if is_there(name))
-            self._unused = [entry for entry in self._unused if is_there(entry[1]) and entry[1] not in self._used]
+        if len(self) > at_most:
+            self._read = OrderedDict(item for item in self._read.items() if is_there(item[0]))
+            self._put = OrderedDict(item for item in self._put.items() if is_there(item[0]))
+            known = self._read.keys() | self._put.keys()
+            self._unused = [entry for entry in self._unused if is_there(entry[1]) and entry[1] not in known]
             heapq.heapify(self._unused)
