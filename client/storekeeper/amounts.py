@@ -33,8 +33,11 @@ class Amount(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         """Returns the amount; whole for sizes."""
         if not isinstance(value, str):
             return value
-        digits = value.rstrip("".join(self._units) + "".join(self._units).lower() + "iB")
-        unit = value[len(digits) :].removesuffix("B").removesuffix("i")
+        letters = "".join(self._units) + "".join(self._units).lower()
+        digits = value.rstrip(letters + "iB" if self._units is SIZES else letters)
+        unit = value[len(digits) :]
+        if self._units is SIZES:  # KB, KiB
+            unit = unit.removesuffix("B").removesuffix("i")
         worth = self._units.get(unit, self._units.get(unit.upper()))
         try:
             number = float(digits)

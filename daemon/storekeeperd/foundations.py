@@ -58,7 +58,9 @@ class Foundations:
         if len(service.prefixes) + len(self._under_way) >= service.limits.namespaces_max:
             raise TooMany(f"a store has at most {service.limits.namespaces_max} namespaces")
         alone = [str(peer.uid)]
-        settings = {"read": alone, "write": alone, "manage": alone, **request.options.get("settings", {})}
+        settings = {"read": alone, "write": alone, "manage": [], **request.options.get("settings", {})}
+        if isinstance(settings["manage"], list):  # else it is refused in a moment
+            settings["manage"] = [*alone, *(who for who in settings["manage"] if who not in alone)]
         try:
             space = namespaces.parse(settings)
             if alone[0] not in space.manage:
