@@ -41,6 +41,7 @@ _UNDER_WAY_MAX = 64
 _NOTES_PER_TURN = 2_000
 _SKIPPED_PER_TURN = 256
 _LINES_PER_TICK = 20
+_PUT = (b"created", b"replaced")
 _OURSELVES = Origin(0, any_owner=True)
 
 Verb = Callable[[Peer, wire.Request], None]
@@ -215,17 +216,17 @@ class Evictions:
         if self._untold:
             log.info("%d objects more were evicted, or could not be", self._untold)
             self._untold = 0
-        for prefix, space in self._spaces.items():
-            self._take_up(prefix, space)
+        for space in self._spaces.values():
+            self._take_up(space)
             space.uses.prune(self._index.has, 2 * len(self._index) + 1000)
 
-    def _take_up(self, prefix: bytes, space: _Space) -> None:
+    def _take_up(self, space: _Space) -> None:
         """Lets those have their turn again that were left alone."""
         passed, space.passed = space.passed, []
         for name in passed:
             seen = self._index.seen(name)
             if seen is not None and seen >= 0 and name not in self._lifetimes.ended:
-                self.use(prefix, name, lease=False)
+                space.uses.restore(name, self._now_ms)
                 self._lifetimes.note(name, seen)
 
     def hurry(self, name: bytes) -> None:

@@ -33,6 +33,11 @@ class Uses:
         else:
             self._put[name] = now_ms
 
+    def restore(self, name: bytes, now_ms: int) -> None:
+        """Takes back a name that was taken, unless its object was used since."""
+        if name not in self._read and name not in self._put:
+            self._put[name] = now_ms
+
     def come(self, name: bytes, created_s: int) -> None:
         """Takes an object that was found, not put: nothing is known of its use."""
         if name not in self._read and name not in self._put:
