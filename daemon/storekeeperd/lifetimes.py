@@ -20,6 +20,7 @@ EXPIRED, PROCESS = "expired", "process"
 NEVER = 1 << 62
 
 _OLD_MIN = 1000
+_TIED_AT_ONCE = 1000
 
 
 class Lifetimes:
@@ -100,16 +101,7 @@ class Lifetimes:
                 seen = self._index.seen(name)
                 if seen is not None and seen >= 0 and expires_of(seen) == expires_ms:
                     self._end(name, seen, EXPIRED)
-        while self._ending and read < limit:
-            process, names = self._ending[0]
-            if not names:
-                self._ending.popleft()
-                continue
-            name, _ = names.popitem()
-            read += 1
-            seen = self._index.seen(name)
-            if seen is not None and process_of(seen) == process and not is_pinned(seen):
-                self._end(name, seen, PROCESS)
+        read += self._end_tied(limit - read)
         soonest = min((heap[0][0] for heap in self._ends.values() if heap), default=NEVER)
         self.alarm_ms = 0 if self._ending else soonest
         return read
@@ -120,6 +112,22 @@ class Lifetimes:
         if names:
             self._ending.append((process, names))
             self.alarm_ms = 0
+            self._end_tied(_TIED_AT_ONCE)
+
+    def _end_tied(self, limit: int) -> int:
+        """Goes through some of what was tied to processes that have ended; returns how many names it read."""
+        read = 0
+        while self._ending and read < limit:
+            process, names = self._ending[0]
+            if not names:
+                self._ending.popleft()
+                continue
+            name, _ = names.popitem()
+            read += 1
+            seen = self._index.seen(name)
+            if seen is not None and process_of(seen) == process and not is_pinned(seen):
+                self._end(name, seen, PROCESS)
+        return read
 
     def is_tied(self, process: int) -> bool:
         """Returns whether anything is tied to a process. Forgets it if not."""
