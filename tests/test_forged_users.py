@@ -129,7 +129,8 @@ def test_no_option_says_who_one_is(scene: Scene, hers: str, name: str) -> None:
 
 def test_settings_of_a_namespace_cannot_name_its_maker(scene: Scene) -> None:
     for name in ("owner", "maker", "uid", "creator"):
-        code, told = scene.alice.do("create_namespace", "forged", **{name: 0})
+        settings: dict[str, Any] = {name: 0}
+        code, told = scene.alice.do("create_namespace", "forged", **settings)
         assert code == "bad_request", told
     assert "forged" not in scene.root.get("namespaces")
 

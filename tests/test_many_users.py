@@ -217,7 +217,7 @@ def cases(user: User, name: str) -> Iterator[Case]:
     yield case("unpin, absent", "unpin", "{key}", allowed=writes, result=same(False))
     for whose, owner in (("own", user), ("other's", OTHER)):
         changes = may_change(user, name, owner)
-        there = {"owner": owner}
+        there: dict[str, Any] = {"owner": owner}
         yield case(f"put same, {whose}", "put", old, "{key}", allowed=writes, result=bool, **there)
         yield case(f"upload same, {whose}", "upload", "{key}", old, allowed=writes, result=same("same"), **there)
         yield case(
@@ -404,7 +404,7 @@ def test_a_batch_is_judged_item_by_item(stage: Stage, who: str) -> None:
     stage.place("default", OTHER, others, b"old")
     may = may_change(caller.user, "default", OTHER)
     for method, arguments in (("put_batch", ([b"new"] * 2, [others, own])), ("evict_batch", ([others, own],))):
-        options = {"replace": True} if method == "put_batch" else {}
+        options: dict[str, Any] = {"replace": True} if method == "put_batch" else {}
         code, _ = caller.do(method, *arguments, **options)
         assert code == ("ok" if may else "batch")
         left = [stage.root.get("get", key) for key in (others, own)]
@@ -539,7 +539,8 @@ def test_what_one_may_not_read_is_refused_with_the_same_words_whether_it_is_ther
     (stage.folder("closed") / "folder").mkdir(exist_ok=True)
     stage.root.get("list", fresh=True, namespace="closed")
     keys = ("there", "adopted", "folder", "absent", "large")
-    for options in ({}, {"replace": True}):
+    choices: list[dict[str, Any]] = [{}, {"replace": True}]
+    for options in choices:
         for verb, arguments in KEYED:
             if not options or verb in ("put", "upload"):
                 calls = [Call("closed", verb, arguments(key), options) for key in keys]
