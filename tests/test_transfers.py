@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lives import BLOCK, LivingBench
 from simulation import FakeDisk
 from storekeeper import wire
 from storekeeper.errors import (
@@ -20,6 +21,7 @@ from storekeeper.errors import (
     DiskFull,
     IncompleteUpload,
     NamespaceMissing,
+    QuotaExceeded,
     StorekeeperError,
     TooLarge,
     TooMany,
@@ -30,6 +32,7 @@ from storekeeperd.answers import ITEM_BYTES, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
+from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import Begin, Close, Commit, Job, Open, Operation, Outcome, Read, Write, failed
 from storekeeperd.service import Service
 from storekeeperd.transfers import add_range
@@ -683,3 +686,176 @@ def test_numbers_must_be_numbers(bench: Bench, number: bytes) -> None:
             bench.ask(verb, handle, *rest)
     assert set(bench.peer.handles) == {upload, download}  # nothing was ended by it
     assert bench.peer.owed_requests == 0
+
+
+# -- room
+
+
+SPACE = Namespace(bytes_max=10 * BLOCK)
+
+
+def reserved(bench: LivingBench) -> tuple[int, int]:
+    totals = bench.service.ledger.reserved()
+    return totals.objects, totals.charged_bytes
+
+
+def upload(bench: LivingBench, **options: Any) -> bytes:
+    handle: str = bench.ask(b"upload", b"k", **options).details["handle"]
+    return handle.encode()
+
+
+def test_room_for_an_upload_that_says_its_size_is_reserved_at_once() -> None:
+    bench = LivingBench(default=SPACE)
+    handle = upload(bench, size=5 * BLOCK - 1)
+    assert reserved(bench) == (1, 5 * BLOCK)
+    with pytest.raises(QuotaExceeded, match="holds 20480"):
+        bench.ask(b"put", b"l", bytes(6 * BLOCK))
+    bench.ask(b"write", handle, b"0", bytes(5 * BLOCK - 1))
+    assert reserved(bench) == (1, 5 * BLOCK)
+    assert bench.ask(b"commit", handle, b"%d" % (5 * BLOCK - 1)).words == ["created"]
+    assert bench.service.ledger.used(b"").charged_bytes == 5 * BLOCK
+    bench.check_rest()
+
+
+def test_no_range_lies_beyond_the_size_that_was_announced() -> None:
+    bench = LivingBench()
+    handle = upload(bench, size=10)
+    bench.ask(b"write", handle, b"0", bytes(10))
+    with pytest.raises(IncompleteUpload, match="10 bytes were announced; a range ends at 11"):
+        bench.ask(b"write", handle, b"10", b"x")
+    with pytest.raises(IncompleteUpload, match="a range ends at 11"):
+        bench.ask(b"commit", handle, b"10")
+    assert bench.disk.objects == {}
+    assert bench.disk.open == {}
+    bench.check_rest()
+
+
+def test_an_upload_of_nothing_may_be_announced() -> None:
+    bench = LivingBench(default=SPACE)
+    handle = upload(bench, size=0)
+    with pytest.raises(IncompleteUpload):
+        bench.ask(b"write", handle, b"0", b"x")
+    assert bench.ask(b"commit", upload(bench, size=0), b"0").words == ["created"]
+
+
+def test_without_a_size_room_is_reserved_as_ranges_come_and_a_refused_one_fails_the_commit() -> None:
+    bench = LivingBench(default=SPACE)
+    handle = upload(bench)
+    assert reserved(bench) == (1, 0)
+    bench.ask(b"write", handle, b"%d" % (4 * BLOCK), bytes(BLOCK))  # gaps count: they will be filled
+    assert reserved(bench) == (1, 5 * BLOCK)
+    bench.ask(b"write", handle, b"0", bytes(4 * BLOCK))
+    assert reserved(bench) == (1, 5 * BLOCK)
+    with pytest.raises(QuotaExceeded, match="namespace 'default' may hold 40960"):
+        bench.ask(b"write", handle, b"%d" % (5 * BLOCK), bytes(6 * BLOCK))
+    assert reserved(bench) == (1, 5 * BLOCK)
+    with pytest.raises(QuotaExceeded, match="namespace 'default' may hold 40960"):
+        bench.ask(b"commit", handle, b"%d" % (5 * BLOCK))
+    assert (bench.disk.objects, bench.disk.open) == ({}, {})
+    bench.check_rest()
+
+
+def test_a_refused_range_is_not_written_though_others_are_under_way() -> None:
+    bench = LivingBench(default=SPACE)
+    handle = upload(bench)
+    first = bench.send(b"write", handle, b"0", bytes(BLOCK))
+    second = bench.send(b"write", handle, b"%d" % BLOCK, bytes(10 * BLOCK))
+    commit = bench.send(b"commit", handle, b"%d" % (11 * BLOCK))
+    assert [type(operation) for job in bench.waiting for operation in job.operations] == [Write]
+    bench.do_all()
+    replies = bench.replies()
+    assert wire.decode_reply(replies[first]).words == ["ok"]
+    with pytest.raises(QuotaExceeded):
+        wire.decode_reply(replies[second])
+    assert wire.decode_reply(replies[commit]).words == ["quota"]
+    bench.check_rest()
+
+
+@pytest.mark.parametrize("end", ["abort", "gone", "idle", "incomplete", "failed write", "failed begin", "key exists"])
+def test_however_an_upload_ends_its_room_is_given_back(end: str) -> None:
+    bench = LivingBench(default=SPACE)
+    bench.ask(b"put", b"there", b"x")
+    if end == "failed begin":
+        bench.send(b"upload", b"k", size=BLOCK)
+        job = bench.waiting.pop()
+        job.outcomes = [failed(DiskFull("no space"))]
+        bench.service.finished(job)
+        bench.replies()
+        bench.check_rest()
+        return
+    handle = upload(bench, size=2 * BLOCK) if end != "key exists" else bench.ask(b"upload", b"there").details["handle"]
+    handle = handle if isinstance(handle, bytes) else handle.encode()
+    bench.ask(b"write", handle, b"0", bytes(BLOCK))
+    if end == "abort":
+        bench.send(b"abort", handle)
+        assert reserved(bench) == (1, 2 * BLOCK)  # until its file is gone
+    elif end == "gone":
+        bench.service.gone(bench.peer)
+        bench.take_out()
+    elif end == "idle":
+        for now in (1.0, 10_000.0, 20_000.0):
+            bench.service.transfers.expire(now)
+        bench.take_out()
+    elif end == "incomplete":
+        bench.send(b"commit", handle, b"%d" % (2 * BLOCK))
+    elif end == "failed write":
+        bench.send(b"write", handle, b"0", b"x")
+        job = bench.waiting.pop()
+        job.outcomes = [failed(DiskFull("no space"))]
+        bench.service.finished(job)
+        bench.send(b"commit", handle, b"%d" % BLOCK)
+    else:
+        bench.send(b"commit", handle, b"%d" % BLOCK)
+    bench.do_all()
+    bench.replies()
+    assert bench.disk.objects == {b"there": b"x"}
+    assert bench.disk.open == {}
+    bench.check_rest()
+
+
+def test_a_peer_gone_before_its_upload_began_gives_its_room_back() -> None:
+    bench = LivingBench(default=SPACE)
+    bench.send(b"upload", b"k", size=BLOCK)
+    bench.service.gone(bench.peer)
+    bench.do_all()
+    assert bench.disk.open == {}
+    bench.check_rest()
+
+
+@pytest.mark.parametrize("how", ["evict", "replace"])
+def test_what_is_removed_or_replaced_counts_until_nobody_reads_it(how: str) -> None:
+    bench = LivingBench(default=SPACE)
+    bench.put(b"k", 4)
+    others = [bench.ask(b"open", b"k").details["handle"].encode() for _ in range(2)]
+    if how == "evict":
+        bench.ask(b"evict", b"k")
+        used = 4
+    else:
+        bench.put(b"k", 1, replace=True)
+        used = 5
+    assert bench.service.ledger.used(b"").charged_bytes == used * BLOCK
+    newer = bench.ask(b"open", b"k").details.get("handle") if how == "replace" else None
+    with pytest.raises(QuotaExceeded):
+        bench.ask(b"put", b"l", bytes((11 - used) * BLOCK))
+    bench.ask(b"close", others[0])
+    assert bench.service.ledger.used(b"").charged_bytes == used * BLOCK
+    bench.send(b"close", others[1])
+    assert bench.service.ledger.used(b"").charged_bytes == used * BLOCK  # until its file is gone
+    bench.do_all()
+    bench.replies()
+    assert bench.service.ledger.used(b"").charged_bytes == (used - 4) * BLOCK
+    if newer is not None:
+        bench.ask(b"close", newer.encode())
+    bench.check_rest()
+
+
+def test_what_a_reader_that_went_held_is_free() -> None:
+    bench = LivingBench(default=SPACE)
+    bench.put(b"k", 4)
+    bench.ask(b"open", b"k")
+    bench.ask(b"evict", b"k")
+    bench.service.gone(bench.peer)
+    bench.take_out()
+    bench.do_all()
+    assert bench.service.ledger.used(b"").charged_bytes == 0
+    bench.check_rest()

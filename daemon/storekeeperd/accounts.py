@@ -81,8 +81,11 @@ class Accounts:
     def status(self, peer: Peer, request: wire.Request) -> None:
         """Answers with everything the daemon says of itself, at once."""
         self._refuse_arguments(request)
-        coherence, whole, limits = self._coherence, self._index.whole, self._service.limits
+        coherence, limits, readable = self._coherence, self._service.limits, self._readable(peer)
         names = {prefix: name for name, prefix in self._service.prefixes.items()}
+        whole = Totals()
+        for prefix in readable:
+            whole.add(self._index.totals(prefix))
         details = {
             "objects": whole.objects,
             "bytes": whole.bytes,
@@ -93,7 +96,7 @@ class Accounts:
             "scans": coherence.scans,
             "losses": dict(coherence.losses),
             "names_in_doubt": coherence.in_doubt,
-            "namespaces": [names[prefix] for prefix in self._readable(peer)],
+            "namespaces": [names[prefix] for prefix in readable],
             "evictions": dict(self._service.evictions.counts),
             "reserved_bytes": self._service.ledger.reserved().charged_bytes,
             "jobs": self._service.orders.unfinished,

@@ -366,8 +366,12 @@ class Evictions:
         if space.rules.eviction == LRU:
             space.leased = len(space.uses) > 0
         soon = space.leased or bool(space.passed)
-        said = "what could be, is in use just now: try again"
-        self._refuse(space, lambda full: Busy(f"{full}; {said}") if soon else full)
+        said = "what could be, is in use just now, or on its way: try again"
+
+        def error_of(full: SpaceFull) -> StorekeeperError:
+            return Busy(f"{full}; {said}") if soon or self._ledger.is_under_way(full.prefix) else full
+
+        self._refuse(space, error_of)
 
     def _refuse(self, space: _Space, error_of: Callable[[SpaceFull], StorekeeperError]) -> None:
         """Answers those that wait for room with an error, by why there is none."""

@@ -207,6 +207,11 @@ class Ledger:
             ("namespace", space.quota, in_space, self._of_space.get(prefix)),
         ]
 
+    def is_under_way(self, prefix: bytes) -> bool:
+        """Returns whether anything is reserved for a namespace: it will be there, or be given back, in a while."""
+        reserved = self._of_space.get(prefix)
+        return reserved is not None and (reserved.objects > 0 or reserved.charged_bytes > 0)
+
     def reserved(self) -> Totals:
         """Returns what is reserved in all."""
         return self._all

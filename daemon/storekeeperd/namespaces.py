@@ -134,9 +134,9 @@ def parse(settings: Mapping[str, Any], where: str = "") -> Namespace:
 
 def _checked(name: str, value: Any, plain: Any) -> Any:
     if isinstance(plain, tuple):
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value) or len(value) > _WHO_MAX:
+        if not isinstance(value, list) or not all(type(one) in (str, int) for one in value) or len(value) > _WHO_MAX:
             raise BadSetting(f'{name} must be a list of users, "@group"s or "*", at most {_WHO_MAX}')
-        return tuple(value)
+        return tuple(map(str, value))
     kinds = (int, float) if isinstance(plain, float) else (type(plain),)
     if type(value) not in kinds:
         raise BadSetting(f"{name} must be of type {type(plain).__name__}")

@@ -30,7 +30,8 @@ from storekeeperd.operations import Commit, Origin, Outcome, Put
 from storekeeperd.sight import ABSENT
 from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
-OBJECT_MODE = 0o440
+OBJECT_MODE, SHARED_MODE = 0o400, 0o440
+"""Of objects; the latter where unmodified FileConnectors of the daemon's group read them themselves."""
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _OURS = (b"created", b"replaced")
@@ -64,6 +65,7 @@ class Publisher:
         sights: Sights,
     ) -> None:
         self._private = os.fsencode(private) + b"/"
+        self._mode = SHARED_MODE if ready_markers else OBJECT_MODE
         self._ready_markers = ready_markers
         self._unnamed_files = unnamed_files
         self._attributes = attributes
@@ -153,7 +155,7 @@ class Publisher:
             metadata = Metadata(uid, now_us, self._boot, now_ns, checksum, durable, replace, life.ttl_us, life.process)
             if not self._describe(descriptor, metadata):
                 metadata = None
-        os.fchmod(descriptor, OBJECT_MODE)
+        os.fchmod(descriptor, self._mode)
         if self._flush and not operation.durable:
             os.fsync(descriptor)
         return metadata
@@ -204,11 +206,11 @@ class Publisher:
         user.* attributes can be written by whom the file's mode lets write, xattr(7): for a moment it has to. Nobody
         else can reach it, the store's directory is the daemon's.
         """
-        os.fchmod(descriptor, OBJECT_MODE | stat.S_IWUSR)
+        os.fchmod(descriptor, self._mode | stat.S_IWUSR)
         try:
             os.setxattr(descriptor, ATTRIBUTE, metadata.pack())
         finally:
-            os.fchmod(descriptor, OBJECT_MODE)
+            os.fchmod(descriptor, self._mode)
 
     def _describe(self, descriptor: int, metadata: Metadata) -> bool:
         try:
@@ -235,7 +237,7 @@ class Publisher:
                 if self._sights.is_over(kept):  # it is no more to anybody, only its file is there
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"created"
-                mine = may_change(operation.origin, kept, found)
+                mine = operation.origin.uid == (kept.owner if kept else found.st_uid)
                 # Another one's object is not replaced by the same bytes: it would change nothing but the owner.
                 same = not (operation.replace and mine) and self._is_same(descriptor, operation, name, place, found)
                 if operation.replace and not same:
@@ -308,15 +310,10 @@ class Publisher:
                 raise
 
 
-def may_change(origin: Origin, kept: Metadata | None, found: os.stat_result) -> bool:
-    """Returns whether somebody may change an object, by whose it is."""
-    return origin.any_owner or origin.uid == (kept.owner if kept else found.st_uid)
-
-
 def check_owner(origin: Origin, kept: Metadata | None, found: os.stat_result) -> None:
     """Raises `Denied` if somebody may not change an object for being another one's."""
-    if not may_change(origin, kept, found):
-        owner = kept.owner if kept else found.st_uid
+    owner = kept.owner if kept else found.st_uid
+    if not origin.any_owner and origin.uid != owner:
         raise Denied(
             f"the object belongs to uid {owner}: only its owner, a manager of the namespace or root may change it"
         )
