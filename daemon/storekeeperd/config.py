@@ -266,10 +266,12 @@ def store_quota(settings: dict[str, Any]) -> StoreQuota:
         _check(bounds, {"bytes_max": int, "objects_max": int}, f"{where}.")
         users[user] = Quota(**bounds)
     made = StoreQuota(**{**settings, "users": users})
-    amounts = [getattr(made, name) for name in hints if name != "users"]
-    amounts += [amount for quota in users.values() for amount in (quota.bytes_max, quota.objects_max)]
-    if not all(0 <= amount <= _AMOUNT_MAX for amount in amounts):
-        raise ConfigError(f"bounds of quota must lie between 0 and {_AMOUNT_MAX}")
+    amounts = {name: getattr(made, name) for name in hints if name != "users"}
+    for user, quota in users.items():
+        amounts.update({f"users.{user}.bytes_max": quota.bytes_max, f"users.{user}.objects_max": quota.objects_max})
+    for name, amount in amounts.items():
+        if not 0 <= amount <= _AMOUNT_MAX:
+            raise ConfigError(f"quota.{name} must lie between 0 and {_AMOUNT_MAX}")
     return made
 
 
