@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storekeeper import address
+from storekeeper.errors import WrongServer
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +58,58 @@ def test_a_plain_path_is_an_address(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert address.normal_address("b/../c") == f"ipc://{tmp_path}/c"
     assert address.normal_address("ipc:///a/b") == "ipc:///a/b"
     assert address.normal_address("tcp://h:1") == "tcp://h:1"
+
+
+# -- who may be there
+
+
+def test_whoever_serves_an_address_that_was_given_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert address.expected_servers(None, given=True) == frozenset()
+    monkeypatch.setenv("STOREKEEPER_ADDRESS", "ipc:///a")
+    assert address.expected_servers(None, given=False) == frozenset()
+
+
+def test_at_an_address_that_nobody_gave_root_this_user_and_the_services_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "_numbers", lambda name: frozenset({42} if name == "storekeeper" else ()))
+    assert address.expected_servers(None, given=False) == {0, os.geteuid(), 42}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_who_is_named_and_nobody_else_may(monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    monkeypatch.setattr(address, "_numbers", lambda name: frozenset({1000} if name == "alice" else ()))
+    assert address.expected_servers("alice", given=given) == {1000}
+    assert address.expected_servers("1001", given=given) == {1001}
+    assert address.expected_servers(0, given=given) == {0}
+    with pytest.raises(ValueError, match="server='bob': this system knows no such user; a number will do"):
+        address.expected_servers("bob", given=given)
+
+
+def test_a_socket_of_another_user_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "socket").touch()
+    place = f"ipc://{tmp_path}/socket"
+    owner = os.geteuid()
+    address.check_socket(place, frozenset())
+    address.check_socket(place, frozenset({owner, 7}))
+    with pytest.raises(WrongServer, match=f"uid {owner} serves {place}, and not uid {owner + 1}, {owner + 2}"):
+        address.check_socket(place, frozenset({owner + 2, owner + 1}))
+    address.check_socket(f"ipc://{tmp_path}/nothing", frozenset({owner + 1}))
+    address.check_socket("tcp://h:1", frozenset({owner + 1}))
+
+
+@pytest.mark.parametrize(("mode", "private"), [(0o700, True), (0o755, True), (0o770, False), (0o702, False)])
+def test_a_folder_is_private_if_nobody_else_may_write_into_it(tmp_path: Path, mode: int, private: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder").chmod(mode)
+    assert address.is_private(tmp_path / "folder") is private
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert not address.is_private(tmp_path / "link")
+    assert not address.is_private(tmp_path / "nothing")
+
+
+def test_a_socket_in_a_folder_that_others_write_into_is_not_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "storekeeperd/default").mkdir(parents=True)
+    (tmp_path / "storekeeperd/default/socket").touch()
+    (tmp_path / "storekeeperd").chmod(0o777)
+    assert address.default_address() == address.node_address()
+    with pytest.raises(PermissionError, match="somebody else"):
+        address.make_user_folder()

@@ -451,3 +451,131 @@ def test_64_mib_for_a_full_disk_are_refused_leave_nothing_and_space_comes_back(
         if daemon is not None:
             daemon.end()
         subprocess.run(["umount", str(store)], check=True)
+
+
+# -- many users
+
+
+def tell(run: Run, *arguments: str, stdin: bytes = b"", status: int = 0) -> str:
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == status, done.stderr
+    return done.stdout.decode()
+
+
+def test_ls_filters_sorts_and_pages(run: Run) -> None:
+    for name, size in (("a", 5000), ("b", 10), ("c", 70_000), ("x", 1)):
+        tell(run, "put", "--key", name, "-", stdin=bytes(size))
+    assert tell(run, "ls", "--larger-than", "4K") == "a\nc\n"
+    assert tell(run, "ls", "--sort", "size", "--reverse", "--limit", "2") == "c\na\n"
+    assert tell(run, "ls", "--sort", "size", "--limit", "3") == "x\nb\na\n"
+    assert tell(run, "ls", "--sort", "size") == "x\nb\na\nc\n"
+    assert tell(run, "ls", "--after", "b", "--limit", "1") == "c\n"
+    assert tell(run, "ls", "--owner", str(os.geteuid() + 1)) == ""
+    assert tell(run, "ls", "--owner", str(os.geteuid()), "--reverse") == "x\nc\nb\na\n"
+    assert tell(run, "ls", "--older-than", "1h") == ""
+    assert [json.loads(line) for line in tell(run, "ls", "--json", "--larger-than", "4K").splitlines()] == ["a", "c"]
+    long = [json.loads(line) for line in tell(run, "ls", "-l", "--json", "--sort", "size", "--limit", "1").splitlines()]
+    assert [(info["key"], info["size"], info["owner"]) for info in long] == [("x", 1, os.geteuid())]
+    for wrong in (("--limit", "0"), ("--sort", "age"), ("--larger-than", "5X"), ("--owner", "no such user")):
+        tell(run, "ls", *wrong, status=2)
+
+
+def test_evict_removes_what_options_select_together(run: Run) -> None:
+    for name, size in (("tmp-1", 10), ("tmp-2", 5000), ("kept", 5000)):
+        tell(run, "put", "--key", name, "-", stdin=bytes(size))
+    dry = run("evict", "--prefix", "tmp-", "--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, b"tmp-1\ntmp-2\n")
+    assert b"2 objects, 5010 bytes would be evicted" in dry.stderr
+    told = json.loads(tell(run, "evict", "--prefix", "tmp-", "--dry-run", "--json"))
+    assert told == {"selected": 2, "bytes": 5010, "evicted": 0, "refused": {}}
+    assert tell(run, "evict", "kept", "--dry-run") == "would be evicted kept\n"
+    assert tell(run, "ls") == "kept\ntmp-1\ntmp-2\n"
+    assert tell(run, "evict", "--prefix", "tmp-", "--larger-than", "4K") == "1 of 1 objects evicted\n"
+    assert tell(run, "ls") == "kept\ntmp-1\n"
+    assert tell(run, "evict", "--older-than", "1h") == "0 of 0 objects evicted\n"
+    told = json.loads(tell(run, "evict", "--prefix", "", "--json"))
+    assert told == {"selected": 2, "bytes": 5010, "evicted": 2, "refused": {}}
+    tell(run, "evict", status=2)
+    tell(run, "evict", "k", "--prefix", "k", status=2)
+
+
+def test_touch_pin_and_unpin_say_what_they_did(run: Run) -> None:
+    tell(run, "put", "--key", "k", "--ttl", "1h", "-", stdin=b"x")
+    assert "expires in 3" in tell(run, "stat", "k")
+    assert tell(run, "touch", "k", "--ttl", "2h") == "touched k\n"
+    info = json.loads(tell(run, "stat", "--json", "k"))
+    assert 7100 < info["expires_in"] <= 7200
+    assert tell(run, "pin", "k") == "pinned k\n"
+    assert "pinned" in tell(run, "stat", "k")
+    assert json.loads(tell(run, "unpin", "--json", "k", "missing", status=1)) == {"k": True, "missing": False}
+    assert tell(run, "touch", "k", "--ttl", "0") == "touched k\n"
+    assert "expires" not in tell(run, "stat", "k")
+    tell(run, "touch", "k", status=64)  # the namespace has no lifetime of its own
+    tell(run, "pin", "missing", status=1)
+    tell(run, "put", "--key", "short", "--ttl", "0.05", "-", stdin=b"x")
+    time.sleep(0.2)
+    tell(run, "exists", "short", status=1)
+
+
+def test_namespaces_are_made_listed_filled_and_dropped(run: Run) -> None:
+    tell(run, "namespace", "create", "lab", "--read", "*", "--bytes-max", "16K", "--ttl", "7d", "--shared")
+    listed = json.loads(tell(run, "namespace", "ls", "--json"))
+    assert set(listed) == {"default", "lab"}
+    assert listed["lab"]["you_may"] == ["read", "write", "manage"]
+    assert (listed["lab"]["bytes_max"], listed["lab"]["ttl_s"], listed["lab"]["owner_only"]) == (16384, 604_800, False)
+    assert "lab      you may read, write, manage" in tell(run, "namespace", "ls")
+    lab = ("--namespace", "lab")
+    tell(run, *lab, "put", "--key", "k", "-", stdin=bytes(10_000))
+    full = run(*lab, "put", "--key", "l", "-", stdin=bytes(10_000))
+    assert full.returncode == 73
+    assert b"namespace 'lab' may hold 16384 bytes" in full.stderr
+    assert tell(run, *lab, "usage") == "1 objects, 10000 bytes\nnamespace_bytes_max: 12288 of 16384\n"
+    by_name = json.loads(tell(run, "usage", "--by", "namespace", "--json"))["namespaces"]
+    assert {name: part["bytes"] for name, part in by_name.items()} == {"default": 0, "lab": 10_000}
+    by_user = json.loads(tell(run, "usage", "--by", "user", "--json"))["users"]
+    assert by_user[str(os.geteuid())]["charged_bytes"] == 12288
+    assert tell(run, "usage", "--by", "namespace").startswith("lab      1 objects, 10000 bytes\n")
+    tell(run, "namespace", "create", "lab", status=73)
+    tell(run, "namespace", "drop", "lab", status=64)  # not empty
+    tell(run, *lab, "evict", "k")
+    tell(run, "namespace", "drop", "lab")
+    tell(run, "namespace", "drop", "lab", status=64)
+    tell(run, "namespace", "create", "x", "--eviction", "lru", status=64)
+    tell(run, "namespace", "create", "x", "--read", "no such user", status=64)
+
+
+def test_what_others_own_is_denied_with_77(run: Run, daemon: Daemon) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    os.chmod(daemon.address.removeprefix("ipc://"), 0o777)
+    tell(run, "put", "--key", "ours", "-", stdin=b"x")
+    parts = [daemon.store.parent, *daemon.store.parent.parents]
+    modes = {part: part.stat().st_mode for part in parts if not part.stat().st_mode & 0o001}
+    for part in modes:
+        part.chmod(part.stat().st_mode & 0o7777 | 0o011)
+    code = (
+        "import os, sys; from storekeeper import Client; from storekeeper.cli import _status_of\n"
+        "os.setgroups([]); os.setgid(65533); os.setuid(65533); store = Client(sys.argv[1])\n"
+        "try: store.evict('ours')\n"
+        "except Exception as error: print(_status_of(error), error)\n"
+        "try: store.create_namespace('theirs')\n"
+        "except Exception as error: print(_status_of(error), error)\n"
+        "print(store.get('ours'))"
+    )
+    try:
+        done = subprocess.run([sys.executable, "-c", code, daemon.address], capture_output=True, text=True, timeout=30)
+    finally:
+        for part, mode in modes.items():
+            part.chmod(mode & 0o7777)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["77", "77"], done.stderr
+    assert "uid 65533 may not make namespaces" in lines[1]
+    assert lines[2] == "b'x'"
+
+
+def test_another_server_than_expected_is_77(run: Run) -> None:
+    assert tell(run, "--server", str(os.geteuid()), "ls") == ""
+    other = run("--server", str(os.geteuid() + 1), "ls")
+    assert other.returncode == 77
+    assert b"nothing was sent" in other.stderr
+    assert run("--server", "no such user", "ls").returncode == 2

@@ -10,6 +10,7 @@ import pytest
 from storekeeper import wire
 from storekeeperd import config
 from storekeeperd.config import Config, ConfigError, Limits
+from storekeeperd.namespaces import Namespace, Quota
 
 
 @pytest.fixture
@@ -212,3 +213,104 @@ def test_a_namespace_is_named_like_a_key() -> None:
         config.check_namespaces(["x" * 256])
     with pytest.raises(ConfigError, match="named like a key"):
         config.check_namespaces(["not UTF-8 \udcff"])
+
+
+# -- quotas and namespaces
+
+
+def test_the_readme_shows_every_setting_of_quotas_and_namespaces(file: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (shown,) = [part for part in readme.split("```toml\n")[1:] if "[quota]" in part]
+    shown = shown.split("```")[0]
+    file.write_text(shown)
+    settings = config.load(file)
+    assert settings["namespaces"] == ("team-a", "scratch")
+    assert settings["creators"] == ("@staff",)
+    assert set(settings) == {each.name for each in dataclasses.fields(Config)}
+    for kind, start in ((config.StoreQuota, "[quota]"), (Namespace, "[namespace.scratch]")):
+        table = shown.split(start)[1].split("\n[")[0]
+        told = {line.split("=")[0].strip() for line in table.splitlines() if "=" in line}
+        assert told | {"users"} == {each.name for each in dataclasses.fields(kind)} | {"users"}
+
+
+def test_quotas_of_the_store_its_users_and_some_of_them(file: Path) -> None:
+    file.write_text(
+        """
+        [quota]
+        bytes_max = 1
+        objects_max = 2
+        user_bytes_max = 3
+        user_objects_max = 4
+        object_bytes_max = 5
+        keep_free_bytes = 6
+        keep_free_inodes = 7
+        [quota.users.alice]
+        bytes_max = 8
+        [quota.users.1000]
+        objects_max = 9
+        """
+    )
+    users = {"alice": Quota(8, 0), "1000": Quota(0, 9)}
+    assert config.load(file) == {"quota": config.StoreQuota(1, 2, 3, 4, 5, 6, 7, users)}
+    assert Config(Path("/s"), "ipc:///a").quota == config.StoreQuota()
+
+
+def test_namespaces_with_settings_are_served(file: Path) -> None:
+    file.write_text(
+        """
+        namespaces = ["plain", "lab"]
+        creators = ["*"]
+        [namespace.lab]
+        read = ["*"]
+        write = ["@lab"]
+        owner_only = false
+        [namespace.default]
+        ttl_s = 5
+        [namespace."é"]
+        """
+    )
+    settings = config.load(file)
+    assert settings["namespaces"] == ("plain", "lab", "é")
+    assert settings["creators"] == ("*",)
+    assert settings["spaces"] == {
+        "lab": Namespace(write=("@lab",), owner_only=False),
+        "default": Namespace(ttl_s=5),
+        "é": Namespace(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("creators = 'x'", "creators must be of type list"),
+        ("creators = [1]", "creators must be a list of users"),
+        ("quota = 1", "quota must be of type dict"),
+        ("[quota]\nbytes_mx = 1", r"unknown setting quota\.bytes_mx; did you mean quota\.bytes_max\?"),
+        ("[quota]\nzzzzzz = 1", r"unknown setting quota\.zzzzzz$"),
+        ("[quota]\nbytes_max = 1.5", r"quota\.bytes_max must be of type int"),
+        ("[quota]\nbytes_max = true", r"quota\.bytes_max must be of type int"),
+        ("[quota]\nusers = 1", r"quota\.users must be of type dict"),
+        ("[quota]\nbytes_max = -1", "bytes_max must lie between 0 and"),
+        ("[quota]\nkeep_free_inodes = 1152921504606846977", "keep_free_inodes must lie between 0 and"),
+        ("[quota.users]\nalice = 1", r"quota\.users\.alice must be a table"),
+        ("[quota.users.alice]\nbytes = 1", r"unknown setting quota\.users\.alice\.bytes; did you mean .*bytes_max\?"),
+        ("[quota.users.alice]\nbytes_max = 'x'", r"quota\.users\.alice\.bytes_max must be of type int"),
+        ("[quota.users.alice]\nobjects_max = -1", r"quota\.users\.alice\.objects_max must lie between 0 and"),
+        ("namespace = 1", "namespace must be of type dict"),
+        ("[namespace]\nlab = 1", r"namespace\.lab must be a table"),
+        ("[namespace.lab]\nraed = []", r"unknown setting namespace\.lab\.raed; did you mean namespace\.lab\.read\?"),
+        ("[namespace.lab]\nread = 1", r"namespace\.lab\.read must be a list"),
+        ("[namespace.lab]\neviction = 'lru'", r"namespace\.lab\.eviction = 'lru' needs namespace\.lab\.bytes_max"),
+        ("[namespace.lab]\nttl_s = -1", r"namespace\.lab\.ttl_s must lie between"),
+        ("[namespace.lab]\ndurability = 'ram'", r"namespace\.lab\.durability must be one of os, disk"),
+        ("[namespace.'a/b']", "namespace 'a/b': a namespace is named like a key"),
+        ("[namespace.'.hidden']", "namespace '.hidden': a namespace is named like a key"),
+        ("[limits]\nlease_s = 0", r"limits\.lease_s must be greater than 0"),
+        ("[limits]\nprocesses_max = 1.5", r"limits\.processes_max must be of type int"),
+        ("[limits]\nnamespaces_max = -1", r"limits\.namespaces_max must be greater than 0"),
+    ],
+)
+def test_what_is_wrong_with_a_quota_or_a_namespace_is_named_by_its_key(file: Path, content: str, message: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        config.load(file)
