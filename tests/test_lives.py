@@ -179,7 +179,7 @@ def test_touch_puts_the_end_off_brings_it_near_and_takes_it_away(client: Client)
 
 def test_touch_again_and_again_keeps_an_object(client: Client) -> None:
     client.put(b"x", key="k", ttl=1)
-    for _ in range(25):
+    for _ in range(15):
         assert client.touch("k", ttl=1)
         time.sleep(0.1)
     assert client.get("k") == b"x"
@@ -217,7 +217,7 @@ def test_a_key_can_be_put_anew_at_once_with_other_bytes(client: Client) -> None:
 
 @pytest.mark.parametrize("size", [90_000, (4 << 20) + 1])
 def test_what_is_put_at_the_very_moment_in_which_the_old_one_expires_stays(client: Client, size: int) -> None:
-    tries = 60 if size < 1 << 20 else 20
+    tries = 40 if size < 1 << 20 else 20
     for number in range(tries):
         client.put(b"old", key=f"k{number}", ttl=0.03)
         time.sleep(0.0285 + (number % 30) * 0.0001)
@@ -245,7 +245,7 @@ def test_ten_thousand_objects_expire_at_the_same_moment(
     count, batch = 10_000, 1000
     keys = [f"k{number}" for number in range(count)]
     client.put_batch([b"stays"] * 100, keys=[f"stays{number}" for number in range(100)])
-    end = time.monotonic() + 6
+    end = time.monotonic() + 4
     due = end
     for start in range(0, count, batch):
         ttl = end - time.monotonic()
@@ -271,30 +271,30 @@ def test_an_end_is_kept_across_a_sigkill(daemon: Daemon, client: Client) -> None
     def attempt(number: int) -> float:
         key = f"k{number}"
         asked = time.monotonic()
-        client.put(b"x", key=key, ttl=2.0)
-        due = time.monotonic() + 2.0
+        client.put(b"x", key=key, ttl=1.2)
+        due = time.monotonic() + 1.2
         daemon.kill()
         daemon.start()
         found = client.exists(key)
-        assert found or time.monotonic() > asked + 2.0 - WITHIN_S
+        assert found or time.monotonic() > asked + 1.2 - WITHIN_S
         after = late(lambda: client.exists(key), due)
-        assert time.monotonic() > asked + 2.0 - WITHIN_S
+        assert time.monotonic() > asked + 1.2 - WITHIN_S
         return after
 
     assert best(attempt) <= WITHIN_S
 
 
-@pytest.mark.parametrize("others", [0, 3000])
+@pytest.mark.parametrize("others", [3000])
 def test_what_ended_while_no_daemon_ran_is_there_for_nobody_from_the_first_answer_on(
     daemon: Daemon, client: Client, others: int
 ) -> None:
     client.put_batch([b"x"] * others, keys=[f"other{number}" for number in range(others)])
     for name, there in READERS.items():
         key = f"k-{len(name)}-{name}"
-        client.put(b"x", key=key, ttl=0.25)
+        client.put(b"x", key=key, ttl=0.1)
         client.put(b"y", key="lives", ttl=1000, replace=True)
         daemon.kill()
-        time.sleep(0.25 + WITHIN_S)
+        time.sleep(0.1 + WITHIN_S)
         daemon.start()
         line = Line(daemon.address)
         try:
@@ -451,7 +451,7 @@ def test_a_pinned_object_has_no_end_until_it_is_unpinned(daemon: Daemon, client:
     with puppets(daemon.address) as make:
         puppet = make()
         client.put(b"x", key="clock", ttl=0.4)
-        client.put(b"x", key="later", ttl=3)
+        client.put(b"x", key="later", ttl=2)
         puppet.put_size(1, key="process", lifetime="process")
         for key in ("clock", "process", "later"):
             assert client.pin(key)

@@ -219,6 +219,7 @@ def test_an_upload_takes_the_room_it_announces_at_once_else_as_ranges_come(hall:
     line = Line(daemon.address)
     try:
         with daemon.client() as client:
+            client.evict(client.put(b""))  # waits until the store is measured
             announced = line.upload("announced", size=3 * MIB)
             assert client.status()["reserved_bytes"] == 3 * MIB
             with pytest.raises(QuotaExceeded):
