@@ -10,6 +10,7 @@ import pytest
 from seam import Rig, Setup, quick_folder
 from storekeeper.errors import StoreUnavailable
 from storekeeperd import moments
+from storekeeperd.answers import Peer
 from storekeeperd.namespaces import Namespace
 
 
@@ -108,3 +109,10 @@ def test_a_store_that_is_gone_is_away_where_room_is_kept_free_too(tmp_path: Path
             rig.disk.free()
     finally:
         rig.close()
+
+
+def test_a_durable_put_over_what_another_one_owns_is_denied(rig: Rig) -> None:
+    rig.put((b"key", b"mine"))
+    rig.peer = Peer(1235, 1235, 2)
+    assert rig.put((b"key", b"theirs"), replace=True, durability="disk").words == [b"denied"]
+    assert rig.ask(b"get", b"key").payloads == [b"mine"]

@@ -156,7 +156,7 @@ class _Group:
     def _try(self, position: int, step: Callable[[Put, int], object]) -> None:
         try:
             step(self._puts[position], self._files[position])
+        except StorekeeperError as refusal:  # first: some of these are errors of the system, too
+            self._errors[position] = refusal
         except OSError as error:
             self._errors[position] = typed(error)
-        except StorekeeperError as refusal:
-            self._errors[position] = refusal
