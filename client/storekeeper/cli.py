@@ -89,7 +89,7 @@ def selects(command: F) -> F:
 def cli(context: click.Context, address: str | None, namespace: str, server: str | None, timeout: float) -> None:
     """Talk to a storekeeper daemon: a shared store of byte objects on this node.
 
-    Exit status: 0 done; 1 something asked for is not there; 2 wrong usage; 64 to 76 as in sysexits.h.
+    Exit status: 0 done; 1 something asked for is not there; 2 wrong usage; 64 to 77 as in sysexits.h.
     """
     try:
         context.obj = context.with_resource(Client(address, namespace, timeout=timeout, server=server))
@@ -145,10 +145,10 @@ def put(
     for file in files:
         name = key if key is not None else None if file == "-" else os.path.basename(file)
         with contents(file) as data, bar(file, len(data)) as progress:
-            name, outcome = client._traffic.put_one(data, name, Terms(replace, durability, ttl), progress)
+            name, outcome, reached = client._traffic.put_one(data, name, Terms(replace, durability, ttl), progress)
             size = len(data)
         if as_json:
-            _print_json({"key": name, "size": size, "outcome": outcome, "durability": durability or "os"})
+            _print_json({"key": name, "size": size, "outcome": outcome, "durability": reached})
         else:
             click.echo(name)
 

@@ -110,8 +110,8 @@ class Traffic:
         key: str | None,
         terms: Terms,
         progress: ranges.Progress = ranges.nothing,
-    ) -> tuple[str, str]:
-        """Returns the key and the result word of a put."""
+    ) -> tuple[str, str, str]:
+        """Returns the key, the result word and the durability of a put."""
         name = str(uuid.uuid4()) if key is None else key
         frame = wire.key_frame(name)
         view = _view(data)
@@ -128,7 +128,7 @@ class Traffic:
             reply = self._session.call(lambda exchange: ranges.upload(exchange, frame, view, options, progress))
         ranges.check_item(reply)
         _check_durability(reply, terms.durability)
-        return name, reply.words[0]
+        return name, reply.words[0], str(reply.details.get("durability", "os"))
 
     def fetch(self, key: str, begin: ranges.Begin, progress: ranges.Progress = ranges.nothing) -> int | None:
         """Fetches an object in ranges. Returns its size, None if there is none.

@@ -40,7 +40,8 @@ class Accounts:
         """Answers with the sums over a namespace, or over parts of all that the caller may read, once they are true."""
         self._refuse_arguments(request)
         space = self._service.enter(peer, request.options, READ)  # refuses before anything waits
-        self._service.barriers.hold(peer, request, self._tell_usage, space=space, sizes=True)
+        unbelieved = not self._service.believes_names
+        self._service.barriers.hold(peer, request, self._tell_usage, space=space, sizes=True, measured=unbelieved)
 
     def _tell_usage(self, peer: Peer, request: wire.Request) -> None:
         options, service = request.options, self._service

@@ -83,13 +83,14 @@ class Barriers:
         *,
         space: bytes = b"",
         sizes: bool = False,
+        measured: bool = False,
         cost_bytes: int = 0,
     ) -> None:
         """Answers a request by `then(peer, request)`: at once if the index may be believed, else when it may.
 
         With the option `fresh` it waits for all that was done to the directory before; and, with `sizes`, until every
-        object was looked at. `space` is what names of its namespace begin with, `cost_bytes` about what the answer
-        takes; it is owed to the peer until then.
+        object was looked at, with `measured` in any case. `space` is what names of its namespace begin with,
+        `cost_bytes` about what the answer takes; it is owed to the peer until then.
 
         Raises:
             DiskFailed: the last scan could not read that namespace.
@@ -97,7 +98,7 @@ class Barriers:
         if space in self._unread:
             raise DiskFailed(_cannot_be_read(self._unread[space]))
         coherence = self._coherence
-        fresh = request.options.get("fresh", False)
+        fresh, sizes = request.options.get("fresh", False) or measured, sizes or measured
         if coherence.coherent and not fresh:
             then(peer, request)
             return

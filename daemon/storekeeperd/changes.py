@@ -6,6 +6,7 @@ Whether somebody may change what is there already decides disk.py, when it has i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,10 @@ class Changes:
             except StorekeeperError as error:
                 charges.append(error)
         if full is not None:
-            full.charge_bytes = sum(charge_of(len(payload)) for payload in payloads)
-            full.objects = len(payloads)
+            # What is refused for another reason needs no room.
+            needs = [isinstance(charge, Charge | SpaceFull) for charge in charges]
+            full.charge_bytes = sum(charge_of(len(payload)) for payload in itertools.compress(payloads, needs))
+            full.objects = sum(needs)
             if evictions.wait(peer, request, self.put, full, sum(map(len, payloads))):
                 self._release(charges)
                 return None

@@ -169,10 +169,11 @@ _FILE_KEYS: dict[str, type] = {
 def fit_descriptors(limits: Limits, descriptors_max: int) -> Limits:
     """Returns limits that a process which may open so many files can keep: connections and handles are files."""
     free = max(3, descriptors_max - _DESCRIPTORS_KEPT)
-    if limits.connections_max + limits.handles_max + limits.commit_group_max <= free:
+    if limits.connections_max + limits.handles_max + limits.commit_group_max + limits.processes_max <= free:
         return limits
     group = min(limits.commit_group_max, max(1, free // 8))
-    half = (free - group) // 2
+    processes = min(limits.processes_max, max(1, free // 8))
+    half = max(1, (free - group - processes) // 2)
     return dataclasses.replace(
         limits,
         connections_max=min(limits.connections_max, half),
@@ -180,6 +181,7 @@ def fit_descriptors(limits: Limits, descriptors_max: int) -> Limits:
         user_handles_max=min(limits.user_handles_max, max(1, half * 3 // 4)),
         handles_max=min(limits.handles_max, half),
         commit_group_max=group,
+        processes_max=processes,
     )
 
 

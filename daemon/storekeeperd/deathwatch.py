@@ -16,6 +16,9 @@ from storekeeperd.loop import READ, Loop
 from storekeeperd.processes import find, lives, number_of
 from storekeeperd.sight import PID_MAX
 
+_SHARE = 2
+"""One user has no more than this part of all processes."""
+
 
 class Deathwatch:
     """Processes whose end is waited for.
@@ -31,6 +34,7 @@ class Deathwatch:
         self._at_most = at_most
         self._ended = ended
         self._watched: dict[int, int] = {}  # process -> descriptor
+        self._users: dict[int, int] = {}  # process -> who tied something to it, of those since the start
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -44,9 +48,17 @@ class Deathwatch:
         """
         if not peer.process:
             peer.process = self._find_peer(peer)
-        if peer.process not in self._watched and len(self._watched) >= self._at_most:
+        process = peer.process
+        if process in self._watched:
+            return process
+        if len(self._watched) >= self._at_most:
             raise Busy(f"objects are tied to {self._at_most} processes, as many as may be; try again in a moment")
-        return peer.process
+        share = max(1, self._at_most // _SHARE)
+        if sum(self._users.get(watched) == peer.uid for watched in self._watched) >= share:
+            raise Busy(f"uid {peer.uid} has objects tied to {share} processes, as many as one user may; try again")
+        self._users = {known: uid for known, uid in self._users.items() if known in self._watched}
+        self._users[process] = peer.uid
+        return process
 
     def watch(self, process: int) -> None:
         """Waits for the end of a process; `ended` is called at once, or soon, if it has ended by now."""

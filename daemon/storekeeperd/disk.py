@@ -20,7 +20,7 @@ from storekeeper.errors import BadRequest, CorruptObject, StorekeeperError
 from storekeeperd import checksums, entries, moments, sight
 from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
-from storekeeperd.metadata import Metadata
+from storekeeperd.metadata import CREATED_US_MAX, Metadata
 from storekeeperd.operations import (
     Begin,
     Close,
@@ -45,7 +45,7 @@ from storekeeperd.proofs import Proofs, move_away
 from storekeeperd.publisher import READ_FLAGS, Publisher, check_owner, read_all, write_all
 from storekeeperd.refusals import GONE, typed
 from storekeeperd.sight import ABSENT, UNSEEN
-from storekeeperd.sights import Sights, is_object, stat_file
+from storekeeperd.sights import Sights, is_object, is_ours, stat_file
 from storekeeperd.syncs import Syncs
 
 _ENDLESS = 1 << 62
@@ -243,7 +243,7 @@ class Disk:
         """Returns the word of an eviction, were it carried out; raises `Denied`."""
         if operation.origin.any_owner and not operation.before_ns and operation.only is None:
             return b"evicted"
-        kept = self._sights.kept(name, place)
+        kept = self._sights.kept_with(name, place, found)
         if operation.only is not None and not self._is_still(operation.only, kept, found):
             return b"kept"
         check_owner(operation.origin, kept, found)
@@ -263,12 +263,12 @@ class Disk:
             if not self._attributes:
                 raise BadRequest("the store's file system has no user attributes: nothing can be kept with an object")
             found = os.fstat(descriptor)
-            kept = self._proofs.kept(descriptor)
+            kept = self._proofs.kept(descriptor) if is_ours(found) else None
             if self._sights.is_over(kept):
                 return Outcome(b"absent", self._seen(operation, stay))
             check_owner(operation.origin, kept, found)
             if kept is None:
-                created_us = max(0, found.st_mtime_ns // 1000)
+                created_us = min(max(0, found.st_mtime_ns // 1000), CREATED_US_MAX)
                 kept = Metadata(found.st_uid, created_us, self._boot, moments.now_ns(), 0, False, proved=False)
             self._publisher.mark(descriptor, moments.marked(kept, operation, self._boot))
             return Outcome(wire.OK, self._seen(operation, stay))
@@ -300,7 +300,7 @@ class Disk:
         if found is None or not is_object(name, found):
             return Outcome(b"absent", ABSENT)
         seen = self._sights.describe(name, place, found)
-        kept = self._sights.kept(name, place)
+        kept = self._sights.kept_with(name, place, found)
         created = kept.created_us / 1e6 if kept else found.st_mtime
         told: dict[str, Any] = {"size": found.st_size, "owner": sight.owner_of(seen), "created": created}
         if sight.is_pinned(seen):

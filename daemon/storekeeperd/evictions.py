@@ -155,6 +155,7 @@ class Evictions:
             return False
         peer.owed_requests += 1
         peer.owed_bytes += cost_bytes
+        peer.user.held_bytes += cost_bytes
         space.waiting.append(_Waiter(peer, request, then, cost_bytes, full))
         self._begin(space)
         return True
@@ -218,6 +219,9 @@ class Evictions:
             self._untold = 0
         for space in self._spaces.values():
             self._take_up(space)
+            for waiter in [waiter for waiter in space.waiting if waiter.peer.gone]:
+                space.waiting.remove(waiter)
+                self._release(waiter)
             space.uses.prune(self._index.has, 2 * len(self._index) + 1000)
 
     def _take_up(self, space: _Space) -> None:
@@ -385,6 +389,7 @@ class Evictions:
     def _release(waiter: _Waiter) -> None:
         waiter.peer.owed_requests -= 1
         waiter.peer.owed_bytes -= waiter.cost_bytes
+        waiter.peer.user.held_bytes -= waiter.cost_bytes
 
 
 def _refusing(error: StorekeeperError) -> Verb:

@@ -45,7 +45,14 @@ class Listings:
         space = self._service.enter(peer, request.options, READ)  # refuses before anything waits
         check_order(request.options, self._service.limits.list_names)
         names = min(self._service.limits.list_names, len(self._index))
-        self._barriers.hold(peer, request, self._begin, space=space, cost_bytes=names * wire.KEY_BYTES_MAX)
+        self._barriers.hold(
+            peer,
+            request,
+            self._begin,
+            space=space,
+            measured=not self._service.believes_names,
+            cost_bytes=names * wire.KEY_BYTES_MAX,
+        )
 
     def _begin(self, peer: Peer, request: wire.Request) -> None:
         options, service = request.options, self._service

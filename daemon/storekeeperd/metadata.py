@@ -16,7 +16,7 @@ _LAYOUT = struct.Struct("<BBHIIQQQQQ")
 _CHECKSUM_AT = 28
 _VERSION = 2
 _SYNCED, _REPLACES, _PINNED, _UNPROVED = 1, 2, 4, 8
-_CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
+CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
 TTL_US_MAX = 1 << 53  # 285 years
 
 
@@ -74,7 +74,7 @@ class Metadata(NamedTuple):
         if len(raw) != _LAYOUT.size:
             return None
         version, flags, _, owner, boot, created_us, moment_ns, checksum, ttl_us, process = _LAYOUT.unpack(raw)
-        if version != _VERSION or created_us > _CREATED_US_MAX or ttl_us > TTL_US_MAX:
+        if version != _VERSION or created_us > CREATED_US_MAX or ttl_us > TTL_US_MAX:
             return None
         synced, replaces = bool(flags & _SYNCED), bool(flags & _REPLACES)
         pinned, proved = bool(flags & _PINNED), not flags & _UNPROVED

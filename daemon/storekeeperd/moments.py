@@ -13,7 +13,7 @@ import time
 import zlib
 
 from storekeeper.errors import BadRequest
-from storekeeperd.metadata import TTL_US_MAX, Metadata
+from storekeeperd.metadata import CREATED_US_MAX, TTL_US_MAX, Metadata
 from storekeeperd.operations import Mark
 
 
@@ -79,10 +79,12 @@ def keep(ours: Metadata, kept: Metadata | None, found: os.stat_result) -> Metada
         kept, found: as in `is_newer`, of the object.
     """
     if kept is None:
-        return ours._replace(owner=found.st_uid, created_us=max(0, found.st_mtime_ns // 1000), ttl_us=0, process=0)
+        return ours._replace(
+            owner=found.st_uid, created_us=min(max(0, found.st_mtime_ns // 1000), CREATED_US_MAX), ttl_us=0, process=0
+        )
     ends = ends_ms(kept, ours.boot)
     copy = ours._replace(owner=kept.owner, created_us=kept.created_us, process=kept.process, pinned=kept.pinned)
-    return copy._replace(ttl_us=max(1, ends * 1000 - ours.moment_ns // 1000) if ends else 0)
+    return copy._replace(ttl_us=min(TTL_US_MAX, max(1, ends * 1000 - ours.moment_ns // 1000)) if ends else 0)
 
 
 def marked(kept: Metadata, mark: Mark, this_boot: int) -> Metadata:

@@ -233,7 +233,7 @@ class Publisher:
                 found = os.stat(name, dir_fd=place, follow_symlinks=False)
                 if not is_object(name, found):
                     raise _not_an_object()
-                kept = self._sights.kept(name, place)
+                kept = self._sights.kept_with(name, place, found)
                 if self._sights.is_over(kept):  # it is no more to anybody, only its file is there
                     self._rename_over(descriptor, name, place, stay.root)
                     return b"created"
@@ -283,7 +283,7 @@ class Publisher:
         """
         if self._attributes:
             ours = Metadata.unpack(os.getxattr(descriptor, ATTRIBUTE))
-            kept = self._sights.kept(name, place)
+            kept = self._sights.kept_with(name, place, found)
             if ours is not None:
                 self.mark(descriptor, moments.keep(ours, kept, found))
                 os.fsync(descriptor)

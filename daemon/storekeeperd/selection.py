@@ -32,7 +32,7 @@ class Filter:
         space: what names of its namespace begin with.
         prefix: what its name begins with, namespace included.
         owner: user id.
-        before_s: it came before that second of the epoch.
+        before_s: it came in that second of the epoch or before.
         larger_than: bytes.
         after: its key comes after that one, by its bytes.
     """
@@ -67,7 +67,7 @@ class Filter:
             some = [one for one in some if one[0] < 0 or one[0] >> OWNER_AT & WORD_MAX == owner]
         if self.before_s is not None:
             before_s = self.before_s
-            some = [one for one in some if one[0] < 0 or one[0] >> CREATED_AT & WORD_MAX < before_s]
+            some = [one for one in some if one[0] < 0 or one[0] >> CREATED_AT & WORD_MAX <= before_s]
         if self.larger_than is not None:
             larger_than = self.larger_than
             some = [one for one in some if one[0] < 0 or one[0] & SIZE_MAX > larger_than]
@@ -81,7 +81,7 @@ def filter_of(space: bytes, options: Mapping[str, Any], now_s: float) -> Filter:
         space,
         space + options.get("prefix", "").encode("utf-8", "replace"),
         options.get("owner"),
-        None if older_than is None else now_s - older_than,
+        None if older_than is None else now_s - older_than - 1,  # what is known is whole seconds, and may be one more
         options.get("larger_than"),
         options.get("after", "").encode("utf-8", "replace"),
     )

@@ -25,6 +25,7 @@ NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 """What stat(2) says of a name that is not there; the last two of one that this file system could not even have."""
 
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_MARKED = (0o600, 0o640)
 
 
 class Sights:
@@ -101,8 +102,11 @@ class Sights:
 
     def describe(self, name: bytes, place: int, found: os.stat_result) -> int:
         """Returns the sight of an object, of which stat(2) says what was `found`."""
-        kept = self.kept(name, place) if self._attributes and not found.st_mode & _WRITABLE else None
-        return self.of(kept, found)
+        return self.of(self.kept_with(name, place, found), found)
+
+    def kept_with(self, name: bytes, place: int, found: os.stat_result) -> Metadata | None:
+        """Returns as `kept`, if it may be believed: what others can write to may be anybody's by now."""
+        return self.kept(name, place) if is_ours(found) else None
 
     def of(self, kept: Metadata | None, found: os.stat_result) -> int:
         """Returns the sight of an object, by what is kept with it and what stat(2) says."""
@@ -137,6 +141,15 @@ class Sights:
         return Metadata.unpack(raw)
 
 
+def is_ours(found: os.stat_result) -> bool:
+    """Returns whether a file can be one that a daemon made: nobody writes to these.
+
+    But whom it runs as, for a moment: what is kept with an object can only be changed then, and the daemon may be
+    killed in that moment.
+    """
+    return not found.st_mode & _WRITABLE or stat.S_IMODE(found.st_mode) in _MARKED
+
+
 def stat_file(name: bytes, place: int) -> os.stat_result | None:
     """Returns what stat(2) says of a name in a directory, None if there is nothing; raises `OSError` else."""
     try:
@@ -158,5 +171,5 @@ def _is_unchanged(before: int, found: os.stat_result) -> bool:
         before >= 0
         and before & SIZE_MAX == found.st_size
         and created_of(before) == int(found.st_ctime)
-        and not found.st_mode & _WRITABLE
+        and is_ours(found)
     )
