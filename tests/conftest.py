@@ -196,6 +196,11 @@ def size_of_new(seen: int, owner: int) -> int:
     return sight.size_of(seen)
 
 
+def figures(usage: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `usage` says of the objects themselves, without bounds and charges."""
+    return {name: usage[name] for name in ("objects", "bytes", "objects_not_sized")}
+
+
 def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Waits until something is so; fails if it is not in time."""
     deadline = time.monotonic() + timeout_s

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Daemon, eventually
+from conftest import Daemon, eventually, figures
 from storekeeper import Client
 from storekeeper.carriers import somebody_listens
 from storekeeper.errors import BatchFailed, DiskFailed, StoreUnavailable
@@ -300,7 +300,7 @@ def disagreement(client: Client, directory: Path, names: Collection[str], *, fre
         "exists fresh": lambda: list(client.exists_batch(asked, fresh=True)),
         "get": lambda: list(client.get_batch(asked)),
         "list": lambda: list(client.list(fresh=fresh)),
-        "usage": lambda: client.usage(fresh=fresh),
+        "usage": lambda: figures(client.usage(fresh=fresh)),
     }
     for what, ask in said.items():
         answer = only_unavailable(ask)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from conftest import Daemon, eventually
+from conftest import Daemon, eventually, figures
 from storekeeper import Client, wire
 from storekeeper.errors import BadRequest, ClientClosed, DaemonUnreachable, NamespaceMissing, ProtocolError, TimedOut
 
@@ -101,20 +101,20 @@ def test_a_fresh_list_sees_all_that_was_done_before(client: Client, daemon: Daem
 
 def test_fresh_usage_counts_all_that_was_done_before(client: Client, daemon: Daemon, tmp_path: Path) -> None:
     client.put(b"12345", key="k")
-    assert client.usage() == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
+    assert figures(client.usage()) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
     for number in range(4):
         (tmp_path / "made").write_bytes(bytes(number))
         (tmp_path / "made").rename(daemon.store / "by hand")
-        assert client.usage(fresh=True) == {"objects": 2, "bytes": 5 + number, "objects_not_sized": 0}
+        assert figures(client.usage(fresh=True)) == {"objects": 2, "bytes": 5 + number, "objects_not_sized": 0}
         (daemon.store / "by hand").unlink()
-        assert client.usage(fresh=True) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
+        assert figures(client.usage(fresh=True)) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
 
 
 def test_fresh_usage_counts_what_is_written_in_place_before(client: Client, daemon: Daemon) -> None:
     with open(daemon.store / "by hand", "wb", buffering=0) as file:
         assert client.list(fresh=True) == ["by hand"]  # it was looked at, and is empty
         file.write(b"12345")
-    assert client.usage(fresh=True) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
+    assert figures(client.usage(fresh=True)) == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
 
 
 def test_a_fresh_list_has_an_object_that_was_a_marker_a_moment_ago(client: Client, daemon: Daemon) -> None:
@@ -140,7 +140,7 @@ def test_fresh_usage_after_a_start_has_looked_at_every_object(
     for number in range(1500):
         (tmp_path / "store" / f"{number}").write_bytes(b"123")
     with start_daemon().client(timeout=20) as client:
-        assert client.usage(fresh=True) == {"objects": 1500, "bytes": 4500, "objects_not_sized": 0}
+        assert figures(client.usage(fresh=True)) == {"objects": 1500, "bytes": 4500, "objects_not_sized": 0}
 
 
 def test_a_list_and_a_usage_without_fresh_ask_nothing_special_of_an_older_daemon() -> None:

@@ -611,7 +611,7 @@ def test_uploads_do_not_disturb_each_other(disk: Disk) -> None:
 def test_a_download_is_read_in_ranges(disk: Disk) -> None:
     put(disk, b"k", b"0123456789")
     opened = do(disk, Open(b"k"))
-    assert (opened.word, opened.seen) == (b"ok", 10)
+    assert (opened.word, sight.size_of(opened.seen), sight.owner_of(opened.seen)) == (b"ok", 10, US.uid)
     assert do(disk, Read(opened.number, 2, 3)) == Outcome(b"ok", payload=b"234")
     assert do(disk, Read(opened.number, 8, 5)).payload == b"89"
     assert do(disk, Read(opened.number, 10, 5)).payload == b""
@@ -1098,11 +1098,11 @@ def test_what_another_one_owns_is_not_replaced(owned: Disk, store: Path) -> None
     for outcome in (
         do(owned, Put(b"k", b"other", STRANGER, True, False)),
         do(owned, Put(b"k", b"other", STRANGER, True, True)),
-        do(owned, Put(b"k", b"bytes", STRANGER, True, False)),
         do(owned, Commit(b"k", upload(owned, (0, b"other")), 5, STRANGER, True, False)),
     ):
         assert (outcome.word, ours(outcome.seen)) == (b"denied", 5)
         assert isinstance(outcome.error, Denied)
+    assert do(owned, Put(b"k", b"bytes", STRANGER, True, False)).word == b"same"
     assert everything_of(store / "k") == before
     assert listed(store) == ["k", "n"]
 

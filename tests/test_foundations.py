@@ -152,7 +152,7 @@ def test_the_default_namespace_is_neither_made_nor_dropped(world: World, verb: b
     [
         ({"bytes_mx": 1}, "unknown setting bytes_mx; did you mean bytes_max"),
         ({"manage": "bob"}, "manage must be a list"),
-        ({"manage": [1]}, "manage must be a list"),
+        ({"manage": [1.5]}, "manage must be a list"),
         ({"read": ["no such user"]}, "read: this system knows no user 'no such user'"),
         ({"write": ["@no such group"]}, "write: this system knows no group 'no such group'"),
         ({"eviction": "lru"}, "needs bytes_max or objects_max"),

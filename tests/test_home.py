@@ -897,12 +897,15 @@ def test_a_namespace_that_is_made_is_there_at_every_start(store: Path) -> None:
     home.leave()
 
 
-def test_a_folder_that_is_there_becomes_the_namespace(enter: Callable[..., Home], store: Path) -> None:
+def test_an_empty_folder_that_is_there_becomes_the_namespace(enter: Callable[..., Home], store: Path) -> None:
     home = enter()
     (store / "lab").mkdir()
     (store / "lab" / "k").write_bytes(b"x")
+    with pytest.raises(BadRequest, match="not empty"):
+        home.found("lab", {})
+    (store / "lab" / "k").unlink()
     home.found("lab", {})
-    assert (store / "lab" / "k").read_bytes() == b"x"
+    assert home.made == {"lab": {}}
 
 
 def test_a_namespace_that_is_not_empty_is_not_dropped(enter: Callable[..., Home], store: Path) -> None:

@@ -282,15 +282,15 @@ def test_a_doubted_size_is_in_doubt_for_its_owner_too() -> None:
 def test_an_object_that_does_not_simply_live_on_is_told_of(life: dict[str, int]) -> None:
     index = Index()
     told: list[tuple[bytes, int]] = []
-    index.on_life = lambda name, seen: told.append((name, seen))
+    index.on_life = lambda name, seen, _was: told.append((name, seen))
     index.assign(b"lives on", sight.of(sight.SIZE_MAX, 2**32 - 1, 2**32 - 1))
     index.confirm([b"k"])
     assert told == []
     seen = sight.of(5, 1000, 1, **life)  # type: ignore[arg-type]
     index.assign(b"k", seen)
     assert told == [(b"k", seen)]
-    index.assign(b"k", ABSENT)
-    assert told == [(b"k", seen)]
+    index.assign(b"k", ABSENT)  # that it is no more, too
+    assert told == [(b"k", seen), (b"k", ABSENT)]
 
 
 def test_the_totals_stay_true_whatever_happens() -> None:

@@ -241,7 +241,7 @@ def test_a_reservation_grows_by_blocks_and_never_shrinks() -> None:
 def test_what_is_removed_and_still_being_read_is_never_refused() -> None:
     _, ledger = make(Bounds(quota=Quota(BLOCK, 1)))
     held = ledger.hold(b"", 1, 2 * BLOCK)
-    assert reserved(ledger) == (0, 2 * BLOCK)  # no object any more, but its bytes
+    assert reserved(ledger) == (1, 2 * BLOCK)  # it has no name any more, but its file is there
     with pytest.raises(QuotaExceeded, match="holds 8192"):
         ledger.reserve(b"", 1, 0 + 1)
     ledger.release(held)
@@ -369,7 +369,7 @@ def test_no_bound_is_exceeded_and_everything_is_given_back_whatever_happens(seed
             space, owner, had = there.pop(name)
             index.assign(name, sight.ABSENT)
             if chance.random() < 0.3:  # it is still being read
-                held.append((ledger.hold(space, owner, had * BLOCK), space, owner, had, 0))
+                held.append((ledger.hold(space, owner, had * BLOCK), space, owner, had, 1))
         for prefix in SPACES:
             for uid in USERS:
                 expected_told = {}

@@ -9,7 +9,7 @@ import pytest
 from simulation import FakeDisk
 from storekeeper import wire
 from storekeeper.errors import BadHandle, BadRequest, NamespaceMissing, TooMany
-from storekeeperd import listings
+from storekeeperd import selection
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
@@ -123,7 +123,7 @@ def test_every_name_is_told_once_in_as_many_pages_as_needed(bench: Bench, count:
 
 
 def test_a_page_looks_through_so_many_names_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "_SKIM_NAMES", 2 * PAGE)
+    monkeypatch.setattr(selection, "_SKIM_NAMES", 2 * PAGE)
     bench.fill(100)
     expected = bench.fill(10, b"team/a-") | bench.fill(1, b"team/b-")
     for options, told in (({}, expected), ({"prefix": "b"}, {b"team/b-0"})):

@@ -150,8 +150,8 @@ def test_questions_become_surveys_one_for_a_job(bench: Bench) -> None:
         bench.coherence.ask(b"%d" % number)
     assert bench.orders.ask(100) == 5
     assert [job.operations for job in bench.orders.jobs] == [
-        [Survey([b"0", b"1", b"2"])],
-        [Survey([b"3", b"4"])],
+        [Survey([b"0", b"1", b"2"], [None] * len([b"0", b"1", b"2"]))],
+        [Survey([b"3", b"4"], [None] * len([b"3", b"4"]))],
     ]
     bench.survey(bench.take(), 0, 1, 2)
     bench.survey(bench.take(), 3, 4)
@@ -204,7 +204,7 @@ def test_what_is_asked_during_a_survey_is_surveyed_again(bench: Bench) -> None:
     assert bench.orders.ask(100) == 0
     bench.survey(bench.take(), 1, 2)
     assert bench.orders.ask(100) == 1
-    assert bench.take().operations == [Survey([b"b"])]
+    assert bench.take().operations == [Survey([b"b"], [2])]
 
 
 def test_a_survey_that_fails_tells_nothing_and_is_made_again(bench: Bench) -> None:

@@ -23,10 +23,12 @@ from storekeeper.errors import (
     UnknownVerb,
     VersionMismatch,
 )
+from storekeeperd.access import NOBODY, Rules
 from storekeeperd.answers import ITEM_BYTES, Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
+from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import Evict, Get, Job, Look, Operation, Put, failed
 from storekeeperd.service import HIT_AFTER, HIT_BEFORE, Service
 from storekeeperd.sight import UNSEEN
@@ -157,8 +159,21 @@ def test_a_look_that_fails_is_the_items_error(bench: Bench) -> None:
     assert reply.details == {"errors": {"1": "a fault"}}
 
 
+def known(bench: Bench) -> Peer:
+    """The peer, as one whose rights have been looked up."""
+    assert bench.service.access.rights(bench.peer, b"")
+    return bench.peer
+
+
+def test_a_hit_of_somebody_whose_rights_are_not_known_is_no_such_hit(bench: Bench) -> None:
+    assert not bench.service.is_hit(bench.peer, b"id", b"", b"k")
+    assert bench.service.is_hit(known(bench), b"id", b"", b"k")
+    bench.service.set_space("default", Namespace(), Rules(read=NOBODY, write=NOBODY))
+    assert not bench.service.is_hit(bench.peer, b"id", b"", b"k")
+
+
 def test_a_hit_is_known_before_the_request_is_made_of_it(bench: Bench) -> None:
-    assert bench.service.is_hit(b"id", b"", b"k")
+    assert bench.service.is_hit(known(bench), b"id", b"", b"k")
     bench.service.request(bench.peer, wire.encode_request(b"exists", b"id", {}, [b"k"]))
     assert [[*HIT_BEFORE, b"id", *HIT_AFTER]] == [frames for _, frames in bench.service.replies]
 
@@ -175,7 +190,7 @@ def test_a_hit_is_known_before_the_request_is_made_of_it(bench: Bench) -> None:
     ],
 )
 def test_all_else_is_no_such_hit(bench: Bench, request_id: bytes, options: bytes, key: bytes) -> None:
-    assert not bench.service.is_hit(request_id, options, key)
+    assert not bench.service.is_hit(known(bench), request_id, options, key)
 
 
 @pytest.mark.parametrize("state", ["not coherent", "stopping", "store away"])
@@ -186,7 +201,7 @@ def test_nothing_is_such_a_hit_when_it_may_not_be_answered_from_memory(bench: Be
         bench.service.stop()
     else:
         bench.service.store_away = True
-    assert not bench.service.is_hit(b"id", b"", b"k")
+    assert not bench.service.is_hit(known(bench), b"id", b"", b"k")
 
 
 # -- get
@@ -246,7 +261,7 @@ def test_what_a_read_finds_in_passing_is_a_question(bench: Bench) -> None:
     del bench.disk.objects[b"k"]
     assert bench.ask(b"get", b"k").words == ["absent"]
     assert bench.index.has(b"k")
-    assert not bench.service.is_hit(b"id", b"", b"k")
+    assert not bench.service.is_hit(known(bench), b"id", b"", b"k")
     assert bench.ask(b"exists", b"k").words == ["no"]
     bench.turn()
     assert not bench.index.has(b"k")
@@ -378,6 +393,8 @@ def test_status_tells_what_the_service_knows_and_more(bench: Bench) -> None:
         "losses": {},
         "names_in_doubt": 1,
         "namespaces": ["default", "team"],
+        "evictions": {},
+        "reserved_bytes": 0,
         "jobs": 1,
         "limits": {"message_bytes_max": 1000, "batch_items_max": 5},
         "store_id": "the store",
@@ -398,8 +415,18 @@ def test_usage_tells_the_totals_of_a_namespace(bench: Bench) -> None:
     bench.turn()
     usage = bench.ask(b"usage")
     assert usage.words == ["ok"]
-    assert usage.details == {"objects": 2, "bytes": 3, "objects_not_sized": 1}  # a scan knows names only
-    assert bench.ask(b"usage", namespace="team").details == {"objects": 2, "bytes": 8, "objects_not_sized": 1}
+    assert usage.details == {
+        "objects": 2,
+        "bytes": 3,
+        "charged_bytes": 4096,
+        "objects_not_sized": 1,
+    }  # a scan knows names only
+    assert bench.ask(b"usage", namespace="team").details == {
+        "objects": 2,
+        "bytes": 8,
+        "charged_bytes": 4096,
+        "objects_not_sized": 1,
+    }
     assert bench.ask(b"usage", namespace="default").details == usage.details
     assert bench.ordered == []
 
@@ -411,11 +438,11 @@ def test_usage_takes_no_arguments(bench: Bench) -> None:
 
 def test_usage_follows_puts_and_evicts(bench: Bench) -> None:
     bench.ask(b"put", b"n", b"123")
-    assert bench.ask(b"usage").details == {"objects": 2, "bytes": 3, "objects_not_sized": 1}
+    assert bench.ask(b"usage").details == {"objects": 2, "bytes": 3, "charged_bytes": 4096, "objects_not_sized": 1}
     bench.ask(b"put", b"n", b"12345", replace=True)
     assert bench.ask(b"usage").details["bytes"] == 5
     bench.ask(b"evict", b"n")
-    assert bench.ask(b"usage").details == {"objects": 1, "bytes": 0, "objects_not_sized": 1}
+    assert bench.ask(b"usage").details == {"objects": 1, "bytes": 0, "charged_bytes": 0, "objects_not_sized": 1}
 
 
 def test_usage_waits_until_the_index_may_be_believed(bench: Bench) -> None:
@@ -442,7 +469,7 @@ def test_fresh_usage_waits_until_every_object_was_looked_at(bench: Bench) -> Non
     bench.service.barriers.proceed()
     assert not bench.service.replies  # all are asked about, and yet to be looked at
     bench.turn()
-    assert bench.reply().details == {"objects": 1, "bytes": 5, "objects_not_sized": 0}
+    assert bench.reply().details == {"objects": 1, "bytes": 5, "charged_bytes": 4096, "objects_not_sized": 0}
 
 
 def test_a_namespace_that_is_not_served_is_refused_before_anything_waits(bench: Bench) -> None:
@@ -477,7 +504,7 @@ def test_no_key_reaches_into_a_namespace(bench: Bench) -> None:
 @pytest.mark.parametrize("verb", [b"exists", b"get", b"put", b"evict", b"stat", b"list", b"usage", b"upload", b"open"])
 def test_a_namespace_that_is_not_served_is_refused(bench: Bench, verb: bytes) -> None:
     arguments = {b"put": [b"k", b"x"], b"list": [], b"usage": []}.get(verb, [b"k"])
-    with pytest.raises(NamespaceMissing, match="serves default, team"):
+    with pytest.raises(NamespaceMissing, match="serves you default, team"):
         bench.ask(verb, *arguments, namespace="nowhere")
 
 

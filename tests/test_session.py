@@ -27,7 +27,8 @@ class FakeCarriers:
 
     made: list[FakeCarriers]
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, servers: frozenset[int]) -> None:
+        assert not servers
         self.address = address
         self.taken = 0
         self.kept: list[Any] = []

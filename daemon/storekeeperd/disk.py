@@ -332,19 +332,24 @@ class Disk:
         descriptor, size = self._open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
+        over = True
         try:
             kept = self._proofs.kept(descriptor)
-            if self._sights.is_over(kept):
-                os.close(descriptor)
+            over = self._sights.is_over(kept)
+            if over:
                 return Outcome(b"absent", size)
+            seen = self._sights.of(kept, os.fstat(descriptor))
             if self._proofs.needs_reading(descriptor):
                 if not wait:
                     raise WouldWait
                 self._proofs.prove_file(descriptor)
+            return Outcome(wire.OK, seen, number=descriptor)
         except BaseException:
-            os.close(descriptor)
+            over = True
             raise
-        return Outcome(wire.OK, self._sights.of(kept, os.fstat(descriptor)), number=descriptor)
+        finally:
+            if over:
+                os.close(descriptor)
 
     def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))

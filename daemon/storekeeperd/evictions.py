@@ -118,8 +118,10 @@ class Evictions:
         """Sets the policy of a namespace; None if it is no more."""
         if rules is None or rules.eviction == REFUSE:
             space = self._spaces.pop(prefix, None)
-            if space is not None:
+            if space is not None and rules is None:
                 self._refuse(space, lambda _: NamespaceMissing("the namespace was dropped meanwhile"))
+            elif space is not None:  # no room is made any more
+                self._refuse(space, lambda full: full)
         else:
             self._spaces.setdefault(prefix, _Space(rules)).rules = rules
         self._index.followed = frozenset(self._spaces)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 
-from storekeeperd.sight import ABSENT, LIFE_AT, SIZE_MAX, owner_of
+from storekeeperd.sight import ABSENT, LIFE_AT, SIZE_MAX, UNSEEN, owner_of
 
 UNSIZED = -1
 """The size of an object that nobody has looked at yet."""
@@ -103,9 +103,9 @@ class Index:
         return None if entry is None else entry >> _SEEN_AT
 
     def sights(self, names: Iterable[bytes]) -> list[int]:
-        """Returns what a look saw of each name; UNSIZED if there was none, or there is no such entry by now."""
-        get = self._entries.get
-        return [get(name, UNSIZED) >> _SEEN_AT for name in names]
+        """Returns what a look saw of each name; UNSIZED if there was none, UNSEEN if there is no such entry by now."""
+        get, gone = self._entries.get, UNSEEN << _SEEN_AT
+        return [get(name, gone) >> _SEEN_AT for name in names]
 
     # -- sums
 

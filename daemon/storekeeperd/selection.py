@@ -13,7 +13,7 @@ from typing import Any
 from storekeeper import wire
 from storekeeper.errors import BadRequest
 from storekeeperd.index import Index
-from storekeeperd.sight import CREATED_AT, OWNER_AT, SIZE_MAX, WORD_MAX, created_of, owner_of
+from storekeeperd.sight import CREATED_AT, OWNER_AT, SIZE_MAX, UNSEEN, WORD_MAX, created_of, owner_of
 
 _SKIM_NAMES = 20_000
 """Names looked through for one page: two milliseconds, however many there are of other namespaces and prefixes."""
@@ -151,7 +151,8 @@ class Listing:
         return [name for name in some if name not in self.ended] if self.ended else some
 
     def _sift(self, names: list[bytes]) -> list[Seen]:
-        return self.filter.sift(list(zip(self.index.sights(names), names, strict=True)))
+        some = zip(self.index.sights(names), names, strict=True)
+        return self.filter.sift([one for one in some if one[0] != UNSEEN])  # that went meanwhile
 
     def _sorted_page(self) -> list[bytes]:
         """Looks through some names and keeps the first ones of all; nothing until all are looked through."""

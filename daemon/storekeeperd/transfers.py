@@ -43,7 +43,7 @@ from storekeeperd.operations import (
     failed,
 )
 from storekeeperd.selection import Listing
-from storekeeperd.sight import ABSENT, owner_of, size_of
+from storekeeperd.sight import owner_of, size_of
 
 log = logging.getLogger(__name__)
 
@@ -280,15 +280,11 @@ class Transfers:
     def open(self, peer: Peer, request: wire.Request) -> None:
         """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it."""
         name, prefix = self._one_name(peer, request, READ)
-        answer = Answer(peer, request, 1)
         if name in self._service.lifetimes.ended:
-            self._service.settle(answer, 0, Outcome(b"absent", ABSENT))
+            self._service.reply(peer, request, b"absent")
             return
-        try:
-            self.reserve(peer)
-        except StorekeeperError as error:
-            self._service.settle(answer, 0, failed(error))
-            return
+        self.reserve(peer)
+        answer = Answer(peer, request, 1)
 
         def opened(operation: Open, outcome: Outcome) -> None:
             self._objects.observe(operation, outcome, answer, settle)
