@@ -101,7 +101,7 @@ def test_usage_says_what_was_not_looked_at_yet(daemon: Daemon, capsys: pytest.Ca
     command = cli.usage.callback
     assert command is not None
     with click.Context(cli.cli, obj=Telling()).scope():
-        command(fresh=False, as_json=False)
+        command(by=None, fresh=False, as_json=False)
     assert capsys.readouterr().out == "5 objects, 30 bytes in 3 of them, the others were not looked at yet\n"
 
 

@@ -6,10 +6,16 @@ import os
 import time
 from pathlib import Path
 
+from storekeeper.errors import BadRequest
 from storekeeperd import moments
 from storekeeperd.metadata import TTL_US_MAX, Metadata
+from storekeeperd.operations import Mark, Origin
 
 BOOT = 7
+
+
+def mark(ttl_us: int | None, pinned: bool | None, process: int | None = None) -> Mark:
+    return Mark(b"k", Origin(1), ttl_us, pinned, process)
 
 
 def kept(moment_ns: int, boot: int = BOOT) -> Metadata:
@@ -123,26 +129,32 @@ def test_a_copy_of_what_has_expired_has_expired(tmp_path: Path) -> None:
 
 def test_a_mark_changes_what_it_names_and_nothing_else() -> None:
     living = kept(5)._replace(ttl_us=9_000_000, process=55, checksum=3, synced=True)
-    assert moments.marked(living, None, None, BOOT) == living
-    assert moments.marked(living, 0, None, BOOT) == living._replace(ttl_us=0)
-    assert moments.marked(living, None, True, BOOT) == living._replace(pinned=True)
-    assert moments.marked(living._replace(pinned=True), None, False, BOOT) == living
+    assert moments.marked(living, mark(None, None), BOOT) == living
+    assert moments.marked(living, mark(0, None), BOOT) == living._replace(ttl_us=0)
+    assert moments.marked(living, mark(None, True), BOOT) == living._replace(pinned=True)
+    assert moments.marked(living._replace(pinned=True), mark(None, False), BOOT) == living
 
 
 def test_a_time_to_live_counts_from_the_mark(tmp_path: Path) -> None:
     came_ns = moments.now_ns() - 3_000_000_000
-    ends = moments.ends_ms(moments.marked(kept(came_ns), 10_000_000, None, BOOT), BOOT)
+    ends = moments.ends_ms(moments.marked(kept(came_ns), mark(10_000_000, None), BOOT), BOOT)
     assert 9_000 < ends - moments.now_ms() <= 10_001
     created_us = time.time_ns() // 1000 - 3_000_000
     of_before = kept(5)._replace(created_us=created_us)
-    ends = moments.ends_ms(moments.marked(of_before, 10_000_000, None, BOOT + 1), BOOT + 1)
+    ends = moments.ends_ms(moments.marked(of_before, mark(10_000_000, None), BOOT + 1), BOOT + 1)
     assert 9_000 < ends - moments.now_ms() <= 10_001
 
 
 def test_a_mark_never_says_more_than_can_be_kept() -> None:
-    longest = moments.marked(kept(0), TTL_US_MAX, None, BOOT)
+    longest = moments.marked(kept(0), mark(TTL_US_MAX, None), BOOT)
     assert longest.ttl_us == TTL_US_MAX
     assert Metadata.unpack(longest.pack()) == longest
     # The clock was set back behind its coming: it expires at once, but never for that reason not at all.
     future = kept(5)._replace(created_us=time.time_ns() // 1000 + 60_000_000)
-    assert moments.marked(future, 1, None, BOOT + 1).ttl_us >= 1
+    assert moments.marked(future, mark(1, None), BOOT + 1).ttl_us >= 1
+
+
+def test_what_is_of_this_boot_can_be_tied_to_a_process() -> None:
+    assert moments.marked(kept(moments.now_ns()), mark(None, None, 77), BOOT).process == 77
+    with pytest.raises(BadRequest, match="before the machine was booted"):
+        moments.marked(kept(moments.now_ns()), mark(None, None, 77), BOOT + 1)

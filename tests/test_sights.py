@@ -70,12 +70,23 @@ def test_an_object_is_whose_the_daemon_wrote_beside_it(sights: Sights, store: Pa
     assert sights.look(b"k", place) == sight.of(5, 4321, 1_700_000_000)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o460, 0o442])
+@pytest.mark.parametrize("mode", [0o660, 0o460, 0o442])
 def test_whoever_can_write_a_file_could_have_written_what_stands_beside_it(
     sights: Sights, store: Path, place: int, mode: int
 ) -> None:
     path = write(store / "k", KEPT, mode=mode)
     assert sights.look(b"k", place) == by_hand(path)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_what_the_daemon_was_marking_when_it_was_killed_is_believed(
+    sights: Sights, store: Path, place: int, mode: int
+) -> None:
+    path = write(store / "k", KEPT, mode=mode)
+    assert sights.look(b"k", place) == sight.of(5, 4321, 1_700_000_000)
+    if os.geteuid() == 0:  # another one's file may be written by that one
+        os.chown(path, 12345, -1)
+        assert sights.look(b"k", place) == by_hand(path)
 
 
 def test_an_object_without_an_attribute_is_its_unix_owners(sights: Sights, store: Path, place: int) -> None:

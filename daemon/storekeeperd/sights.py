@@ -147,7 +147,9 @@ def is_ours(found: os.stat_result) -> bool:
     But whom it runs as, for a moment: what is kept with an object can only be changed then, and the daemon may be
     killed in that moment.
     """
-    return not found.st_mode & _WRITABLE or stat.S_IMODE(found.st_mode) in _MARKED
+    if not found.st_mode & _WRITABLE:
+        return True
+    return stat.S_IMODE(found.st_mode) in _MARKED and found.st_uid == os.geteuid()
 
 
 def stat_file(name: bytes, place: int) -> os.stat_result | None:

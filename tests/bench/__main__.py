@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from bench.commit import durable
+from bench.many import evictions, owners
 from bench.rounds import Row, table
 from bench.store import verbs
 from bench.watch import changes, start
@@ -35,6 +36,8 @@ def main() -> None:
         ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(options.rounds, options.requests)),
         *((f"verbs on {place}", lambda folder=folder: verbs(folder, options.rounds)) for place, folder in _places()),
         ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), options.rounds)),
+        ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, options.rounds)),
+        ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", options.rounds)),
         ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
         ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
     ):
