@@ -177,7 +177,7 @@ def test_a_process_that_ends_takes_any_number_of_objects_with_it_some_at_a_time(
     index.assign(b"put-anew", life())
     lifetimes.end_process(PROCESS)
     assert lifetimes.expire(1, 2000) == 2000
-    assert len(lifetimes.ended) <= 2000
+    assert len(lifetimes.ended) <= 3000  # the first thousand at once
     while lifetimes.expire(1, 2000):
         pass
     assert len(lifetimes.ended) == 5000

@@ -79,6 +79,7 @@ def test_what_was_being_changed_when_room_was_made_has_its_turn_later(rig: Rig) 
     for request in requests:
         assert rig.answer(request, b"verify", [], {}).words == [b"ok"]
     rig.answer(waits, b"put", [], {})
+    rig.service.evictions.tick()
     for number in range(8):
         assert fill(rig, b"next-%d" % number, 3_000_000 + 10_000 * number) == [b"created"]
     assert not any(map(rig.index.has, names))

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from storekeeper.errors import BadRequest
 from storekeeperd import moments
 from storekeeperd.metadata import TTL_US_MAX, Metadata

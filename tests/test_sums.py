@@ -17,7 +17,7 @@ def test_an_object_is_charged_for_whole_blocks() -> None:
 def test_what_lives_on_simply_is_told_to_nobody() -> None:
     index = Index()
     told: list[tuple[bytes, int]] = []
-    index.on_life = lambda name, seen: told.append((name, seen))
+    index.on_life = lambda name, seen, _was: told.append((name, seen))
     index.assign(b"k", sight.of(1 << 40, (1 << 32) - 1, (1 << 32) - 1))
     assert told == []
     lives = [{"pinned": True}, {"expires_ms": 5}, {"process": 7 << 22 | 1}]
