@@ -150,6 +150,7 @@ def test_only_disk_and_home_touch_the_files_of_a_store() -> None:
         "checksums",
         "proofs",
         "home",
+        "papers",
         "features",
         "ground",
         "doctor",

@@ -21,12 +21,12 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from storekeeper import wire
 from storekeeper.errors import BadRequest, StoreUnavailable
+from storekeeperd import papers
 from storekeeperd.features import probe
 from storekeeperd.ground import Ground
 
@@ -40,8 +40,6 @@ EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM
 )  # fmt: skip
 
 
-_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_SMALL_BYTES = 4096
 _MADE_BYTES_MAX = 4 * 1024 * 1024
 _NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
@@ -112,7 +110,7 @@ class Home:
         self.store_id = self._identify()
         self.features = probe(self.private)
         for made in (self.store, self.store.parent):
-            _sync(made)
+            papers.sync(made)
 
     def _furnish(self, root: int) -> None:
         """Makes the folders that must be there, if they are not, so that they survive a power cut."""
@@ -122,7 +120,7 @@ class Home:
                 os.mkdir(name, 0o700, dir_fd=root)
                 made = True
         if made:  # whatever is put into a namespace would go with its folder
-            with contextlib.suppress(PermissionError), _opened(".", root) as store:  # which may not be read
+            with contextlib.suppress(PermissionError), papers.opened(".", root) as store:  # which may not be read
                 os.fsync(store)
 
     def _check_folders(self, root: int) -> None:
@@ -144,7 +142,7 @@ class Home:
 
     def _clear(self, root: int) -> None:
         """Removes files that were not published: their writers are gone."""
-        with contextlib.suppress(FileNotFoundError), _opened(TEMPORARY, root) as private:
+        with contextlib.suppress(FileNotFoundError), papers.opened(TEMPORARY, root) as private:
             for name in os.listdir(private):
                 with contextlib.suppress(IsADirectoryError, PermissionError):
                     os.unlink(name, dir_fd=private)
@@ -160,11 +158,11 @@ class Home:
             lock = self._lock_file(os.O_RDWR)
         try:
             held = os.fstat(lock)
-            with _opened(self.folder) as folder:
+            with papers.opened(self.folder) as folder:
                 if not os.path.samestat(os.stat("lock", dir_fd=folder, follow_symlinks=False), held):
                     raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
                 if held.st_nlink == 1:  # else it is somebody's file, too
-                    _overwrite("lock", folder, f"pid {os.getpid()} uid {os.geteuid()}\n")
+                    papers.overwrite("lock", folder, f"pid {os.getpid()} uid {os.geteuid()}\n")
         except BaseException:
             os.close(lock)
             raise
@@ -174,8 +172,8 @@ class Home:
         self.ground.witness = held.st_dev, held.st_ino
 
     def _lock_file(self, flags: int) -> int:
-        with _opened(self.folder) as folder:
-            lock = os.open("lock", flags | os.O_CREAT | _CAREFUL, 0o644, dir_fd=folder)
+        with papers.opened(self.folder) as folder:
+            lock = os.open("lock", flags | os.O_CREAT | papers.CAREFUL, 0o644, dir_fd=folder)
         try:
             if not stat.S_ISREG(os.fstat(lock).st_mode):
                 raise StartError(f"{self.folder}/lock is no file: remove it and start again", EX_DATAERR)
@@ -193,7 +191,7 @@ class Home:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
         path = self.folder / "store"
         try:
-            known = json.loads(_read(path))
+            known = json.loads(papers.read(path))
             version, store_id = known["format"], str(known["uuid"])
             uuid.UUID(store_id)
         except FileNotFoundError:
@@ -219,7 +217,7 @@ class Home:
     def _read_made(self) -> dict[str, Any]:
         path = self.folder / "namespaces"
         try:
-            made = json.loads(_read(path, bytes_max=_MADE_BYTES_MAX))
+            made = json.loads(papers.read(path, bytes_max=_MADE_BYTES_MAX))
             if not isinstance(made, dict):
                 raise ValueError
             for name in made:
@@ -257,10 +255,10 @@ class Home:
                 found = os.stat(name, dir_fd=root, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode) or found.st_dev != os.fstat(root).st_dev:
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-                with _opened(name, root) as folder, os.scandir(folder) as entries:
+                with papers.opened(name, root) as folder, os.scandir(folder) as entries:
                     if next(entries, None) is not None:  # whoever makes a namespace gets nothing of others with it
                         raise BadRequest(f"a folder {name!r} is there already, and not empty: it is not served")
-            with contextlib.suppress(PermissionError), _opened(".", root) as store:
+            with contextlib.suppress(PermissionError), papers.opened(".", root) as store:
                 os.fsync(store)
         finally:
             os.close(root)
@@ -346,7 +344,7 @@ class Home:
             root: descriptor of the directory whose marker it is; else what stands at the path now.
         """
         try:
-            text = _read(self.folder / "store" if root is None else f"{FOLDER}/store", root)
+            text = papers.read(self.folder / "store" if root is None else f"{FOLDER}/store", root)
             self.beats += 1
             return str(json.loads(text)["uuid"])
         except FileNotFoundError:
@@ -400,61 +398,18 @@ class Home:
 
     def _write_file(self, name: str, text: str) -> None:
         """Writes a small file whole: private name, fsync, rename."""
-        with _opened(self.private) as private, _opened(self.folder) as folder:
+        with papers.opened(self.private) as private, papers.opened(self.folder) as folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=private)
-            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600, dir_fd=private)
+            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | papers.CAREFUL, 0o600, dir_fd=private)
             try:
-                _write_whole(file, text)
+                papers.write_whole(file, text)
                 os.fchmod(file, 0o644)
                 os.fsync(file)
             finally:
                 os.close(file)
             os.rename(name, name, src_dir_fd=private, dst_dir_fd=folder)
             os.fsync(folder)
-
-
-@contextlib.contextmanager
-def _opened(directory: Path | str, root: int | None = None) -> Iterator[int]:
-    """Gives a descriptor of a folder of ours, which is no link to another one."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _overwrite(name: str, folder: int, text: str) -> None:
-    file = os.open(name, os.O_WRONLY | os.O_TRUNC | _CAREFUL, dir_fd=folder)
-    try:
-        _write_whole(file, text)
-    finally:
-        os.close(file)
-
-
-def _write_whole(file: int, text: str) -> None:
-    left = memoryview(text.encode())
-    while left:
-        left = left[os.write(file, left) :]
-
-
-def _read(path: Path | str, root: int | None = None, *, bytes_max: int = _SMALL_BYTES) -> bytes:
-    """Returns a small file of ours: not through a link, not from a fifo, not more of it than there should be."""
-    file = os.open(path, os.O_RDONLY | _CAREFUL, dir_fd=root)
-    try:
-        return os.read(file, bytes_max)
-    finally:
-        os.close(file)
-
-
-def _sync(directory: Path) -> None:
-    """Makes the entries of a directory survive a power cut; some places cannot, or may not be read: let them be."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _start_error(store: Path, error: OSError) -> StartError:

@@ -13,28 +13,27 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 import storekeeperd
-from storekeeper.errors import BadRequest
-from storekeeperd import garbage, moments, namespaces
-from storekeeperd.access import NOBODY, Access, Rules, Who
+from storekeeperd import garbage, moments
+from storekeeperd.access import Access
+from storekeeperd.charters import Charters, found, keep_lives
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Config, fit_descriptors
 from storekeeperd.deathwatch import Deathwatch
 from storekeeperd.disk import Disk
 from storekeeperd.endpoint import Endpoint, socket_path
 from storekeeperd.filesystem import find
-from storekeeperd.home import EX_CONFIG, TEMPORARY, Home, StartError
+from storekeeperd.home import TEMPORARY, Home
 from storekeeperd.index import Index
 from storekeeperd.jobs import Jobs
-from storekeeperd.ledger import Bounds
 from storekeeperd.lifetimes import NEVER
 from storekeeperd.listener import Listener
 from storekeeperd.loop import Loop, Timer
-from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
+from storekeeperd.namespaces import DEFAULT
 from storekeeperd.outside import Outside
-from storekeeperd.principals import resolve, rules_of
 from storekeeperd.processes import lives
 from storekeeperd.reconciler import Reconciler
 from storekeeperd.scanner import Scanner
@@ -71,8 +70,8 @@ class Keeper:
         self._started = time.monotonic()
         self._manager = Manager()
         self._manager.starting(_START_S)
-        creators, bounds, rules = self._resolve_all()
-        self._home = Home(config.store, tuple(name for name in rules if name != DEFAULT))
+        charters = Charters(config)
+        self._home = Home(config.store, tuple(name for name in charters.names if name != DEFAULT))
         try:
             # Announced before anybody can connect: who finds nobody at the address waits, and starts no second daemon.
             self._home.announce(f"ipc://{socket_path(config.address)}")
@@ -104,15 +103,12 @@ class Keeper:
             self._index,
             self._coherence,
             status=self._status,
-            outside=self._outside(),
-            access=Access({0, os.geteuid()}, creators),
-            bounds=bounds,
+            outside=self._outside(charters.names),
+            access=Access({0, os.geteuid()}, charters.creators),
+            bounds=charters.bounds,
         )
         self._service.keeps_lives = self._home.keeps_lives
-        self._fixed = rules.keys()
-        for name, told in rules.items():
-            self._service.set_space(name, config.spaces.get(name, Namespace()), told)
-        self._serve_made()
+        charters.proclaim(self._service, self._home)
         prefixes = list(self._service.prefixes.values())
         watcher = Watcher(config.store, prefixes)
         self._sizing = Sizing(
@@ -137,68 +133,19 @@ class Keeper:
         self._alarm: Timer | None = None
         self._alarm_ms = NEVER
 
-    # -- what the service is given
-
-    def _outside(self) -> Outside:
+    def _outside(self, fixed: Collection[str]) -> Outside:
+        """Returns what the service asks of the rest."""
         return Outside(
             free=self._disk.free,
             identify=self._deathwatch.identify,
             lives=lives,
-            keep_lives=self._keep_lives,
-            found=self._found,
-            fixed=lambda: self._fixed,
+            keep_lives=lambda: keep_lives(self._home),
+            found=lambda name, space: found(self._home, name, space),
+            fixed=lambda: fixed,
             founded=lambda: self._reconciler.follow(self._service.prefixes.values()),
             now_s=time.time,
             wake=self._loop.wake,
         )
-
-    def _resolve_all(self) -> tuple[Who, Bounds, dict[str, Rules]]:
-        """Returns what the configuration says of users and groups, by number; raises `StartError`."""
-        config, quota = self.config, self.config.quota
-        try:
-            creators = resolve(config.creators, "creators")
-            users = {}
-            for user, bound in quota.users.items():
-                users.update(dict.fromkeys(resolve([user], f"quota.users.{user}").uids, bound))
-            names = dict.fromkeys((DEFAULT, *config.namespaces, *config.spaces))
-            rules = {name: rules_of(config.spaces.get(name, Namespace()), f"namespace.{name}.") for name in names}
-        except BadSetting as error:
-            raise StartError(str(error), EX_CONFIG) from None
-        bounds = Bounds(
-            Quota(quota.bytes_max, quota.objects_max),
-            Quota(quota.user_bytes_max, quota.user_objects_max),
-            users,
-            quota.object_bytes_max,
-            quota.keep_free_bytes,
-            quota.keep_free_inodes,
-        )
-        return creators, bounds, rules
-
-    def _serve_made(self) -> None:
-        """Tells the service of the namespaces that users have made."""
-        for name, settings in self._home.made.items():
-            if name in self._fixed:
-                continue
-            try:
-                space = namespaces.parse(settings, f"namespace {name}: ")
-                self._service.set_space(name, space, rules_of(space, f"namespace {name}: "))
-            except BadSetting as error:
-                # Maybe a user or group is gone. Nobody gets in who was not meant to.
-                log.warning("%s: only root may use that namespace until this is mended", error)
-                self._service.set_space(name, Namespace(), Rules(NOBODY, NOBODY, NOBODY))
-
-    def _found(self, name: str, space: Namespace | None) -> Rules:
-        if space is None:
-            self._home.found(name, None)
-            return Rules()
-        rules = rules_of(space, "")
-        self._home.found(name, space.to_settings())
-        return rules
-
-    def _keep_lives(self) -> None:
-        if not self._home.features.attributes:
-            raise BadRequest("the store's file system has no user attributes: no object can be given a lifetime")
-        self._home.keep_lives()
 
     # -- life
 

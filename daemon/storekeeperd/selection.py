@@ -162,11 +162,21 @@ class Listing:
                 names = [name for _, name in self._sift(names)]
             ranked: list[tuple[Any, bytes]] = [(name, name) for name in self._closer(names)]
         else:
-            size = self.order == "size"
-            ranked = [(seen & SIZE_MAX if size else created_of(seen), name) for seen, name in self._sift(names)]
+            ranked = self._ranked(self._sift(names))
         # What was sorted before is one run to this sort: less than a third of the time of a heap, measured.
         self._best = sorted([*self._best, *ranked], reverse=self.reverse)[: self.limit]
         return [] if self.names else [name for _, name in self._best]
+
+    def _ranked(self, some: list[Seen]) -> list[tuple[Any, bytes]]:
+        """Returns objects by size or age; not those that are beyond the last of as many as are told."""
+        at, most = (0, SIZE_MAX) if self.order == "size" else (CREATED_AT, WORD_MAX)
+        if len(self._best) >= self.limit:
+            last = self._best[-1][0]  # of what nobody has looked at: -1
+            if not self.reverse:
+                some = [one for one in some if one[0] < 0 or one[0] >> at & most <= last]
+            elif last >= 0:
+                some = [one for one in some if one[0] >= 0 and one[0] >> at & most >= last]
+        return [(seen >> at & most if seen >= 0 else -1, name) for seen, name in some]
 
     def _closer(self, names: list[bytes]) -> list[bytes]:
         """Returns those of the names that are not beyond the last of as many as are told."""
