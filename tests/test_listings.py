@@ -229,7 +229,7 @@ def test_a_listing_ends_with_its_connection(bench: Bench) -> None:
     bench.fill(5)
     handle = bench.list().details["handle"].encode()
     bench.service.gone(bench.peer)
-    assert bench.service.transfers._handles == 0
+    assert bench.service.transfers.handles.taken == 0
     with pytest.raises(BadHandle):
         bench.list(handle, peer=Peer(1000, 100, 1))
 
@@ -316,7 +316,7 @@ def test_who_went_while_waiting_is_forgotten() -> None:
     assert bench.peer.owed_requests == 0
     bench.scan()
     assert not bench.service.replies
-    assert bench.service.transfers._handles == 0
+    assert bench.service.transfers.handles.taken == 0
 
 
 def test_one_who_waited_may_be_refused_in_the_end(bench: Bench) -> None:

@@ -45,6 +45,7 @@ PURE = {
     "storekeeperd.turns",
     "storekeeperd.answers",
     "storekeeperd.transfers",
+    "storekeeperd.handles",
     "storekeeperd.listings",
     "storekeeperd.orders",
     "storekeeperd.service",

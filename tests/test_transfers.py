@@ -138,7 +138,7 @@ class Bench:
         """Nothing is open, owed or held any more."""
         assert not self.waiting
         assert self.disk.open == {}
-        assert self.service.transfers._handles == 0
+        assert self.service.transfers.handles.taken == 0
         assert (self.peer.owed_requests, self.peer.owed_bytes, self.peer.opening) == (0, 0, 0)
         assert self.peer.handles == {}
 
@@ -564,7 +564,7 @@ def test_a_peer_gone_takes_all_its_handles_along_and_no_others(bench: Bench) -> 
     bench.take_out()
     bench.do_all()
     assert bench.peer.handles == {}
-    assert bench.service.transfers._handles == 1
+    assert bench.service.transfers.handles.taken == 1
     assert bench.ask(b"commit", kept, b"0", peer=other).words == ["created"]
     bench.check_rest()
 
@@ -794,7 +794,7 @@ def test_however_an_upload_ends_its_room_is_given_back(end: str) -> None:
         bench.take_out()
     elif end == "idle":
         for now in (1.0, 10_000.0, 20_000.0):
-            bench.service.transfers.expire(now)
+            bench.service.transfers.handles.expire(now)
         bench.take_out()
     elif end == "incomplete":
         bench.send(b"commit", handle, b"%d" % (2 * BLOCK))

@@ -270,7 +270,7 @@ class Keeper:
         self._loop.call_later(_TICK_S, self._tick)
         self._listener.drop_stalled(time.monotonic())
         self._listener.say_dropped()
-        self._service.transfers.expire(time.monotonic())
+        self._service.transfers.handles.expire(time.monotonic())
         self._service.complaints.tick()
         self._service.evictions.tick()
         self._deathwatch.tick(self._service.lifetimes.is_tied)

@@ -13,6 +13,7 @@ from storekeeper.errors import BadRequest, Busy, TooMany
 from storekeeperd.access import READ
 from storekeeperd.answers import Peer
 from storekeeperd.barriers import Barriers
+from storekeeperd.handles import arguments
 from storekeeperd.index import Index
 from storekeeperd.selection import Listing, check_order, filter_of
 
@@ -65,28 +66,28 @@ class Listings:
                 f"uid {peer.uid} has {peer.user.listings} listings under way, as many as one user may; "
                 "try again in a moment"
             )
-        transfers = self._service.transfers
-        transfers.reserve(peer)
+        handles = self._service.transfers.handles
+        handles.reserve(peer)
         chosen = filter_of(space, options, service.outside.now_s())
         long, ended = options.get("long", False), service.lifetimes.ended
         listing = Listing(self._index.names(), chosen, self._index, ended, long, order, reverse, limit)
         page = listing.page(self._service.limits.list_names)
         if listing.more:
-            handle = transfers.hand_out(peer, listing)
+            handle = handles.hand_out(peer, listing)
         else:
-            transfers.give_up(peer)
+            handles.give_up(peer)
             handle = b""
         self._tell(peer, request, listing, page, handle)
 
     def _go_on(self, peer: Peer, request: wire.Request) -> None:
         if request.options:
             raise BadRequest("list takes options only without a handle")
-        transfers = self._service.transfers
-        (handle,) = transfers.arguments(request, 1)
-        listing = transfers.find(peer, handle, Listing)
+        handles = self._service.transfers.handles
+        (handle,) = arguments(request, 1)
+        listing = handles.find(peer, handle, Listing)
         page = listing.page(self._service.limits.list_names)
         if not listing.more:
-            transfers.take_back(peer, handle)
+            handles.take_back(peer, handle)
             handle = b""
         self._tell(peer, request, listing, page, handle)
 

@@ -208,7 +208,7 @@ class Service:
     def gone(self, peer: Peer) -> None:
         """Takes the end of a connection: what it held is released."""
         peer.gone = True
-        self.transfers.forget(peer)
+        self.transfers.handles.forget(peer)
 
     def stop(self) -> None:
         """Refuses requests from now on; what is under way goes on."""

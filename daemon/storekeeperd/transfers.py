@@ -1,6 +1,6 @@
-"""Objects that travel in ranges: uploads and downloads, and the handles by which a peer names them.
+"""Objects that travel in ranges: uploads and downloads. A peer names them by handles (handles.py).
 
-Pure. A handle belongs to one connection and dies with it. Owns the rule that a descriptor is closed exactly once and
+Pure. Owns the rule that a descriptor is closed exactly once and
 never while a range of it is being read or written: a closed number may already be somebody else's file.
 
 An upload lives in an unnamed file until `commit` publishes it; whatever ends before that leaves nothing behind.
@@ -9,16 +9,12 @@ An upload lives in an unnamed file until `commit` publishes it; whatever ends be
 from __future__ import annotations
 
 import bisect
-import itertools
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import (
-    BadHandle,
-    BadRequest,
-    Busy,
     IncompleteUpload,
     NamespaceMissing,
     StorekeeperError,
@@ -27,6 +23,7 @@ from storekeeper.errors import (
 )
 from storekeeperd.access import READ, WRITE
 from storekeeperd.answers import Answer, Peer
+from storekeeperd.handles import Handles, arguments
 from storekeeperd.ledger import Charge, SpaceFull
 from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import (
@@ -125,10 +122,7 @@ class Transfers:
         self._reading: dict[bytes, list[Download]] = {}  # those whose object has its name
         service.orders.unlinked = self._take_unlinked
         self._limits = service.limits
-        self._last_handle = 0
-        self._handles = 0  # of all peers, those about to be handed out included
-        self._now = 0.0
-        self._used: dict[bytes, tuple[Peer, float]] = {}  # by handle, least recently used first
+        self.handles = Handles(service.limits, self._end)
 
     # -- uploads
 
@@ -138,16 +132,16 @@ class Transfers:
         service, options = self._service, request.options
         size = options.get("size")
         life = self._changes.life(peer, options, prefix)
-        self.reserve(peer)
+        self.handles.reserve(peer)
         try:
             charge = service.evictions.reserve(prefix, peer.uid, size or 0)
         except SpaceFull as full:
-            self.give_up(peer)
+            self.handles.give_up(peer)
             if service.evictions.wait(peer, request, self.upload, full, 0):
                 return
             raise
         except StorekeeperError:
-            self.give_up(peer)
+            self.handles.give_up(peer)
             raise
         durable, space = self._changes.is_durable(options, prefix), service.spaces[prefix]
         origin = self._changes.origin(peer, prefix)
@@ -156,7 +150,7 @@ class Transfers:
 
         def began(_: Operation, outcome: Outcome) -> None:
             if outcome.error is not None or peer.gone:
-                self.give_up(peer)
+                self.handles.give_up(peer)
                 service.ledger.release(charge)
                 if outcome.error is None:
                     self._order(Close(outcome.number))
@@ -164,15 +158,15 @@ class Transfers:
                 upload = Upload(
                     name, prefix, outcome.number, replace, durable, origin, life, charge, size, space, before_ns
                 )
-                answer.details["handle"] = self.hand_out(peer, upload).decode()
+                answer.details["handle"] = self.handles.hand_out(peer, upload).decode()
             service.settle(answer, 0, outcome)
 
         self._order(Begin(), began, answer)
 
     def write(self, peer: Peer, request: wire.Request) -> None:
         """Takes a range of an upload."""
-        handle, offset, payload = self.arguments(request, 3)
-        upload = self.find(peer, handle, Upload)
+        handle, offset, payload = arguments(request, 3)
+        upload = self.handles.find(peer, handle, Upload)
         start = wire.parse_number(offset, "offset")
         if len(payload) > self._limits.message_bytes_max:
             raise TooLarge(f"a range has at most {self._limits.message_bytes_max} bytes")
@@ -209,19 +203,19 @@ class Transfers:
 
     def commit(self, peer: Peer, request: wire.Request) -> None:
         """Publishes an upload as soon as its last range is written."""
-        handle, size = self.arguments(request, 2)
+        handle, size = arguments(request, 2)
         size_bytes = wire.parse_number(size, "size")
-        upload = self.find(peer, handle, Upload)
-        self.take_back(peer, handle)
+        upload = self.handles.find(peer, handle, Upload)
+        self.handles.take_back(peer, handle)
         upload.commit = Answer(peer, request, 1)
         upload.commit_bytes = size_bytes
         self._advance(upload)
 
     def abort(self, peer: Peer, request: wire.Request) -> None:
         """Gives up an upload."""
-        (handle,) = self.arguments(request, 1)
-        upload = self.find(peer, handle, Upload)
-        self.take_back(peer, handle)
+        (handle,) = arguments(request, 1)
+        upload = self.handles.find(peer, handle, Upload)
+        self.handles.take_back(peer, handle)
         upload.ended = True
         self._advance(upload)
         self._service.reply(peer, request, wire.OK)
@@ -283,7 +277,7 @@ class Transfers:
         if name in self._service.lifetimes.ended:
             self._service.reply(peer, request, b"absent")
             return
-        self.reserve(peer)
+        self.handles.reserve(peer)
         answer = Answer(peer, request, 1)
 
         def opened(operation: Open, outcome: Outcome) -> None:
@@ -291,7 +285,7 @@ class Transfers:
 
         def settle(outcome: Outcome) -> None:
             if outcome.word != wire.OK or peer.gone:
-                self.give_up(peer)
+                self.handles.give_up(peer)
                 if outcome.word == wire.OK:
                     self._order(Close(outcome.number))
             else:
@@ -299,7 +293,7 @@ class Transfers:
                 download = Download(name, outcome.number, size_of(seen), owner_of(seen), prefix)
                 self._reading.setdefault(name, []).append(download)
                 self._service.evictions.use(prefix, name)
-                answer.details["handle"] = self.hand_out(peer, download).decode()
+                answer.details["handle"] = self.handles.hand_out(peer, download).decode()
                 answer.details["size"] = download.size_bytes
             self._service.settle(answer, 0, outcome)
 
@@ -307,8 +301,8 @@ class Transfers:
 
     def read(self, peer: Peer, request: wire.Request) -> None:
         """Answers a range of a download; shorter at the end of the object."""
-        handle, offset, length = self.arguments(request, 3)
-        download = self.find(peer, handle, Download)
+        handle, offset, length = arguments(request, 3)
+        download = self.handles.find(peer, handle, Download)
         start = wire.parse_number(offset, "offset")
         length_bytes = wire.parse_number(length, "length")
         if length_bytes > self._limits.message_bytes_max:
@@ -326,9 +320,9 @@ class Transfers:
 
     def close(self, peer: Peer, request: wire.Request) -> None:
         """Ends a download or a listing."""
-        (handle,) = self.arguments(request, 1)
-        self.find(peer, handle, (Download, Listing))
-        self._end(self.take_back(peer, handle))
+        (handle,) = arguments(request, 1)
+        self.handles.find(peer, handle, (Download, Listing))
+        self._end(self.handles.take_back(peer, handle))
         self._service.reply(peer, request, wire.OK)
 
     def _close_if_ended(self, download: Download) -> None:
@@ -359,93 +353,7 @@ class Transfers:
             for download in readers:
                 download.unlinked = unlinked
 
-    # -- handles
-
-    def forget(self, peer: Peer) -> None:
-        """Ends everything a closed connection held."""
-        for handle in list(peer.handles):
-            self._end(self.take_back(peer, handle))
-
-    def reserve(self, peer: Peer) -> None:
-        """Takes a place for a handle; `hand_out` or `give_up` must follow. Raises `TooMany`."""
-        limits = self._limits
-        if len(peer.handles) + peer.opening >= limits.peer_handles_max:
-            raise TooMany(
-                f"a connection has at most {limits.peer_handles_max} uploads, downloads and listings; "
-                "end one of them first"
-            )
-        if peer.user.handles >= limits.user_handles_max:
-            raise Busy(
-                f"uid {peer.uid} has {limits.user_handles_max} uploads, downloads and listings, "
-                "as many as one user may; try again in a moment"
-            )
-        if self._handles >= limits.handles_max:
-            raise Busy(f"all {limits.handles_max} uploads, downloads and listings are taken; try again in a moment")
-        peer.opening += 1
-        peer.user.handles += 1
-        self._handles += 1
-
-    def give_up(self, peer: Peer) -> None:
-        """Gives a reserved place back."""
-        peer.opening -= 1
-        peer.user.handles -= 1
-        self._handles -= 1
-
-    def hand_out(self, peer: Peer, transfer: Any) -> bytes:
-        """Uses a reserved place; returns the handle."""
-        peer.opening -= 1
-        self._last_handle += 1
-        handle = str(self._last_handle).encode()
-        peer.handles[handle] = transfer
-        peer.user.listings += isinstance(transfer, Listing)
-        self._used[handle] = peer, self._now
-        return handle
-
-    def take_back(self, peer: Peer, handle: wire.Frame) -> Any:
-        """Ends a handle; returns what it stood for."""
-        self._handles -= 1
-        peer.user.handles -= 1
-        del self._used[bytes(handle)]
-        transfer = peer.handles.pop(bytes(handle))
-        peer.user.listings -= isinstance(transfer, Listing)
-        return transfer
-
-    def find(self, peer: Peer, handle: wire.Frame, kinds: Any) -> Any:
-        """Returns what a handle stands for; raises `BadHandle` if it is none of those kinds."""
-        key = bytes(handle[:20])
-        transfer = peer.handles.get(key)
-        if not isinstance(transfer, kinds):
-            raise BadHandle(
-                "this connection has no such handle; handles end with their connection, "
-                f"and when they were not used for {self._limits.handle_idle_s:g} s"
-            )
-        del self._used[key]  # to the end
-        self._used[key] = peer, self._now
-        return transfer
-
-    def expire(self, now: float) -> None:
-        """Ends what was not used for too long: an upload keeps space on the disk, a listing memory.
-
-        Args:
-            now: seconds, monotonic; to be called about once a second.
-        """
-        # What was used since the last call has that one's time.
-        oldest, self._now = self._now - self._limits.handle_idle_s, now
-        for handle, (peer, used) in list(itertools.takewhile(lambda item: item[1][1] < oldest, self._used.items())):
-            transfer = peer.handles[handle]
-            if getattr(transfer, "ranges", 0):  # it is in use
-                del self._used[handle]
-                self._used[handle] = peer, now
-            else:
-                log.info("ended a handle of uid %d pid %d, unused for %.0f s", peer.uid, peer.pid, now - used)
-                self._end(self.take_back(peer, handle))
-
-    def arguments(self, request: wire.Request, count: int) -> list[wire.Frame]:
-        """Returns the arguments of a request; raises `BadRequest` unless there are so many."""
-        if len(request.arguments) != count:
-            verb = request.verb
-            raise BadRequest(f"{verb.decode()} takes as arguments: {wire.ARGUMENTS[verb]}")
-        return request.arguments
+    # -- parts
 
     def _end(self, transfer: Any) -> None:
         if isinstance(transfer, Upload):
@@ -457,7 +365,7 @@ class Transfers:
 
     def _one_name(self, peer: Peer, request: wire.Request, right: int) -> tuple[bytes, bytes]:
         """Returns the name that a request is about, and what names of its namespace begin with."""
-        (key,) = self.arguments(request, 1)
+        (key,) = arguments(request, 1)
         wire.check_key(key)
         prefix = self._service.enter(peer, request.options, right)
         return prefix + key, prefix
