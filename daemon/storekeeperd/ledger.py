@@ -110,6 +110,9 @@ class Ledger:
         self._of_space: dict[bytes, Totals] = {}
         self._of_user: dict[int, Totals] = {}
         self._of_cell: dict[tuple[bytes, int], Totals] = {}
+        # Asked for with every put: what holds for a user in a namespace, and what is reserved there.
+        self._holds: dict[tuple[bytes, int], list[tuple[str, Quota, int]]] = {}
+        self._reserved: dict[tuple[bytes, int], tuple[Totals, ...]] = {}
         self._anything = False  # that bounds the store or its users
         self.bounds_anything = False
         self._bounded: dict[bytes, bool] = {}
@@ -125,6 +128,8 @@ class Ledger:
 
     def _judge(self) -> None:
         bounds = self._bounds
+        self._holds.clear()
+        self._keeps_free = bool(bounds.keep_free_bytes or bounds.keep_free_inodes)
         parts = (bounds.quota, bounds.user_quota, *bounds.users.values())
         self._anything = any(part != UNBOUNDED for part in parts)
         self._bounded = {
@@ -146,14 +151,14 @@ class Ledger:
             QuotaExceeded: a bound would be exceeded; nothing is reserved.
             Busy: it is not known yet how much there is.
         """
+        if not self.bounds_anything:
+            return None
         self._check_size(prefix, size)
         charge = charge_of(size)
-        if self._bounds.keep_free_bytes or self._bounds.keep_free_inodes:
+        if self._keeps_free:
             self._check_free(charge, 1)
         if self._anything or self._bounded.get(prefix):
             self._check(prefix, uid, charge, 1)
-        elif not self.bounds_anything:
-            return None
         return self._enter(prefix, uid, charge, 1)
 
     def hold(self, prefix: bytes, uid: int, size: int) -> Charge:
@@ -166,7 +171,7 @@ class Ledger:
         more = charge_of(size) - charge.bytes if charge is not None else 0
         if charge is None or more <= 0:
             return
-        if self._bounds.keep_free_bytes or self._bounds.keep_free_inodes:
+        if self._keeps_free:
             self._check_free(more, 0)
         if self._anything or self._bounded.get(charge.prefix):
             self._check(charge.prefix, charge.uid, more, 0)
@@ -187,25 +192,31 @@ class Ledger:
     def bounds_of(self, prefix: bytes, uid: int) -> dict[str, tuple[int, int]]:
         """Returns the bounds that hold for a user in a namespace, by name, and what is used of each."""
         told: dict[str, tuple[int, int]] = {}
-        for whose, quota, there, reserved in self._held_against(prefix, uid):
+        there, reserved = self._index.sums(prefix, uid), self._sums(prefix, uid)
+        for whose, quota, at in self._held_against(prefix, uid):
             if quota.bytes_max:
-                used = there.charged_bytes + (reserved.charged_bytes if reserved else 0)
+                used = there[at].charged_bytes + reserved[at].charged_bytes
                 told[f"{whose}_bytes_max"] = quota.bytes_max, used
             if quota.objects_max:
-                told[f"{whose}_objects_max"] = quota.objects_max, there.objects + (reserved.objects if reserved else 0)
+                told[f"{whose}_objects_max"] = quota.objects_max, there[at].objects + reserved[at].objects
         return told
 
-    def _held_against(self, prefix: bytes, uid: int) -> list[tuple[str, Quota, Totals, Totals | None]]:
-        """Returns what a put is held against: whose bound, what it is, what is there, what is reserved."""
-        bounds, space = self._bounds, self._spaces.get(prefix, _PLAIN)
-        user_quota = bounds.users.get(uid, bounds.user_quota)
-        whole, in_space, of_user, of_cell = self._index.sums(prefix, uid)
-        return [
-            ("store", bounds.quota, whole, self._all),
-            ("user", user_quota, of_user, self._of_user.get(uid)),
-            ("namespace_user", space.user_quota, of_cell, self._of_cell.get((prefix, uid))),
-            ("namespace", space.quota, in_space, self._of_space.get(prefix)),
-        ]
+    def _held_against(self, prefix: bytes, uid: int) -> list[tuple[str, Quota, int]]:
+        """Returns what a put is held against: whose bound, what it is, and which of the sums counts.
+
+        The namespace's own is the last one: if it alone is in the way, room may be made.
+        """
+        held = self._holds.get((prefix, uid))
+        if held is None:
+            bounds, space = self._bounds, self._spaces.get(prefix, _PLAIN)
+            all_four = [
+                ("store", bounds.quota, 0),
+                ("user", bounds.users.get(uid, bounds.user_quota), 2),
+                ("namespace_user", space.user_quota, 3),
+                ("namespace", space.quota, 1),
+            ]
+            held = self._holds[prefix, uid] = [one for one in all_four if one[1] != UNBOUNDED]
+        return held
 
     def is_under_way(self, prefix: bytes) -> bool:
         """Returns whether anything is reserved for a namespace: it will be there, or be given back, in a while."""
@@ -224,13 +235,12 @@ class Ledger:
     # -- parts
 
     def _check_size(self, prefix: bytes, size: int) -> None:
-        space = self._spaces.get(prefix)
-        for bound, whose in (
-            (self._bounds.object_bytes_max, "the store"),
-            (space.object_bytes_max if space else 0, f"namespace {_name(prefix)!r}"),
-        ):
-            if bound and size > bound:
-                raise QuotaExceeded(f"an object of {whose} has at most {bound} bytes, this one has {size}")
+        space, most = self._spaces.get(prefix), self._bounds.object_bytes_max
+        if most and size > most:
+            raise QuotaExceeded(f"an object of the store has at most {most} bytes, this one has {size}")
+        if space is not None and space.object_bytes_max and size > space.object_bytes_max:
+            name, most = _name(prefix), space.object_bytes_max
+            raise QuotaExceeded(f"an object of namespace {name!r} has at most {most} bytes, this one has {size}")
 
     def _check_free(self, charge: int, objects: int) -> None:
         free_bytes, free_inodes = self._free()
@@ -250,31 +260,36 @@ class Ledger:
     def _check(self, prefix: bytes, uid: int, charge: int, objects: int) -> None:
         if not self._known() or self._index.sums(prefix, NOBODY)[2].objects:
             raise Busy("the store is being measured, which comes before anything more is put; try again in a moment")
-        name = repr(_name(prefix))
-        told = {
-            "store": "the store",
-            "user": f"uid {uid}",
-            "namespace_user": f"uid {uid} in namespace {name}",
-            "namespace": f"namespace {name}",
-        }
-        for whose, quota, there, reserved in self._held_against(prefix, uid):
-            if quota == UNBOUNDED:
+        sums, reserved = self._index.sums(prefix, uid), self._sums(prefix, uid)
+        for whose, quota, at in self._held_against(prefix, uid):
+            there, coming = sums[at], reserved[at]
+            used_bytes, used = there.charged_bytes + coming.charged_bytes, there.objects + coming.objects
+            if quota.bytes_max and used_bytes + charge > quota.bytes_max:
+                sentence = (
+                    f"may hold {quota.bytes_max} bytes in whole blocks and holds {used_bytes}: "
+                    f"{charge} more are too many; evict something"
+                )
+            elif quota.objects_max and used + objects > quota.objects_max:
+                sentence = f"may hold {quota.objects_max} objects and holds {used}; evict something"
+            else:
                 continue
-            try:
-                _hold_against(quota, there, reserved, charge, objects, told[whose])
-            except QuotaExceeded as full:
-                if whose != "namespace":
-                    raise
-                # The last one: nothing else is in the way, and room may be made.
-                raise SpaceFull(str(full), prefix, quota, charge) from None
+            sentence = f"{_told(whose, prefix, uid)} {sentence}"
+            raise SpaceFull(sentence, prefix, quota, charge) if whose == "namespace" else QuotaExceeded(sentence)
+
+    def _sums(self, prefix: bytes, uid: int) -> tuple[Totals, ...]:
+        """Returns what is reserved: in all, in a namespace, for a user, for him there."""
+        sums = self._reserved.get((prefix, uid))
+        if sums is None:
+            sums = self._reserved[prefix, uid] = (
+                self._all,
+                self._of_space.setdefault(prefix, Totals()),
+                self._of_user.setdefault(uid, Totals()),
+                self._of_cell.setdefault((prefix, uid), Totals()),
+            )
+        return sums
 
     def _enter(self, prefix: bytes, uid: int, charge: int, objects: int) -> Charge:
-        sums = (
-            self._all,
-            self._of_space.setdefault(prefix, Totals()),
-            self._of_user.setdefault(uid, Totals()),
-            self._of_cell.setdefault((prefix, uid), Totals()),
-        )
+        sums = self._sums(prefix, uid)
         self._add(sums, charge, objects)
         return Charge(prefix, uid, charge, objects, sums)
 
@@ -285,18 +300,10 @@ class Ledger:
             totals.objects += objects
 
 
-def _hold_against(quota: Quota, there: Totals, reserved: Totals | None, charge: int, objects: int, whose: str) -> None:
-    if quota.bytes_max:
-        used = there.charged_bytes + (reserved.charged_bytes if reserved else 0)
-        if used + charge > quota.bytes_max:
-            raise QuotaExceeded(
-                f"{whose} may hold {quota.bytes_max} bytes in whole blocks and holds {used}: "
-                f"{charge} more are too many; evict something"
-            )
-    if quota.objects_max:
-        used = there.objects + (reserved.objects if reserved else 0)
-        if used + objects > quota.objects_max:
-            raise QuotaExceeded(f"{whose} may hold {quota.objects_max} objects and holds {used}; evict something")
+def _told(whose: str, prefix: bytes, uid: int) -> str:
+    """Returns whose bound it is, for a message."""
+    names = {"store": "the store", "user": f"uid {uid}", "namespace": f"namespace {_name(prefix)!r}"}
+    return names.get(whose, f"uid {uid} in namespace {_name(prefix)!r}")
 
 
 def _name(prefix: bytes) -> str:
