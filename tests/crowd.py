@@ -345,6 +345,7 @@ class Crowd:
             self._turn()
         if chance.random() < 0.05:
             self.service.evictions.tick()
+            self.rig.coherence.retry_unanswered()
         if chance.random() < 0.2:
             self.service.ask_disk(100)
 
@@ -391,12 +392,12 @@ class Crowd:
 
     def _proceed(self) -> None:
         self._carry_out_all()
+        self.rig.coherence.retry_unanswered()  # not while a look is under way: it would not count any more
         self.service.ask_disk(512)
         self.service.barriers.proceed()
         self.clock.ms += 10
         self._turn()
         self.service.evictions.tick()
-        self.rig.coherence.retry_unanswered()
 
     # -- what is answered
 
@@ -515,6 +516,7 @@ class Crowd:
         for folder, prefix in ((self._store, ""), (self._store / TEAM, f"{TEAM}/")):
             there |= {f"{prefix}{path.name}".encode() for path in folder.iterdir() if path.is_file()}
         there = {name for name in there if not name.split(b"/")[-1].startswith(b".")}
+        self._require(self.rig.coherence.coherent, f"not coherent: {self.rig.coherence.doubts.unanswered}")
         self._require(there == set(self.rig.index.names()), f"index or disk: {there ^ set(self.rig.index.names())}")
 
     def _check_treasures(self) -> None:
