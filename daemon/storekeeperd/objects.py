@@ -207,7 +207,9 @@ class Objects:
             if outcome.error is not None:
                 self._service.settle(answer, position, outcome)
                 return
-            there = outcome.seen != ABSENT and not self._service.is_over(outcome.seen)
+            # What was chosen to go since the look was ordered is gone already, though its file may have been there.
+            ended = operation.name in self._service.lifetimes.ended
+            there = outcome.seen != ABSENT and not ended and not self._service.is_over(outcome.seen)
             if there:
                 self._service.evictions.use(prefix, operation.name)
             self._settle_word(answer, position, YES if there else NO)
