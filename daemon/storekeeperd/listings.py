@@ -45,19 +45,22 @@ class Listings:
             return
         space = self._service.enter(peer, request.options, READ)  # refuses before anything waits
         check_order(request.options, self._service.limits.list_names)
+        self._hold(peer, request, space)
+
+    def _hold(self, peer: Peer, request: wire.Request, space: bytes) -> None:
+        """Lets a request wait until the names may be believed; measured, if some may be of objects that have ended."""
         names = min(self._service.limits.list_names, len(self._index))
-        self._barriers.hold(
-            peer,
-            request,
-            self._begin,
-            space=space,
-            measured=not self._service.believes_names,
-            cost_bytes=names * wire.KEY_BYTES_MAX,
-        )
+        measured = not self._service.believes_names
+        cost_bytes = names * wire.KEY_BYTES_MAX
+        self._barriers.hold(peer, request, self._begin, space=space, measured=measured, cost_bytes=cost_bytes)
 
     def _begin(self, peer: Peer, request: wire.Request) -> None:
         options, service = request.options, self._service
         space = service.enter(peer, options, READ)
+        if not service.believes_names:  # a scan has brought some since the request came, the first one above all
+            self._hold(peer, request, space)
+            return
+        service.end_due()
         order, reverse, limit = check_order(options, service.limits.list_names)
         if any(isinstance(held, Listing) for held in peer.handles.values()):
             raise TooMany("a connection has one listing at a time; read it to its end, or close it")

@@ -48,6 +48,7 @@ from storekeeperd.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
+_NOTES = 10_000
 _ID_BYTES_MAX = wire.ID_BYTES_MAX
 HIT_BEFORE, HIT_AFTER = [wire.VERSION], [wire.OK, b"", YES]
 """What stands before and after the request id in the answer to a hit."""
@@ -270,6 +271,11 @@ class Service:
         """
         self._now_ms = now_ms
         return not self.store_away and self.evictions.turn(now_ms)
+
+    def end_due(self) -> None:
+        """Takes all that has ended by now for ended, though its removal is not its turn yet."""
+        while self.lifetimes.alarm_ms <= self._now_ms and self.lifetimes.expire(self._now_ms, _NOTES):
+            pass
 
     def is_over(self, seen: int) -> bool:
         """Returns whether an object that a look saw has ended by now."""
