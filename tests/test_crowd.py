@@ -66,7 +66,7 @@ def never_gives_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_what_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ledger, "hold", lambda self, prefix, uid, _: self._enter(prefix, uid, 0, 0))
+    monkeypatch.setattr(Ledger, "hold", lambda self, prefix, uid, _: self._enter(self._account(prefix, uid), 0))
 
 
 def ignores_pins(monkeypatch: pytest.MonkeyPatch) -> None:

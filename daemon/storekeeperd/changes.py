@@ -138,11 +138,12 @@ class Changes:
         evictions, ledger, uid = self._service.evictions, self._service.ledger, peer.uid
         if not ledger.bounds_anything:
             return [None] * len(payloads)
+        reserve = ledger.reserve
         charges: list[Charge | StorekeeperError | None] = []
         full: SpaceFull | None = None
         for payload in payloads:
             try:
-                charges.append(evictions.reserve(prefix, uid, len(payload)))
+                charges.append(reserve(prefix, uid, len(payload)))
             except SpaceFull as error:
                 full = full or error
                 charges.append(error)
@@ -159,6 +160,7 @@ class Changes:
             if evictions.wait(peer, request, self.put, full, sum(map(len, payloads))):
                 self._release(charges)
                 return None
+        evictions.heed(prefix)
         return charges
 
     def _release(self, charges: Sequence[Charge | StorekeeperError | None]) -> None:

@@ -22,7 +22,7 @@ from storekeeper.errors import Busy, NamespaceMissing, StorekeeperError
 from storekeeperd import sight
 from storekeeperd.answers import Peer
 from storekeeperd.index import Index
-from storekeeperd.ledger import Charge, Ledger, SpaceFull
+from storekeeperd.ledger import Ledger, SpaceFull
 from storekeeperd.lifetimes import Lifetimes
 from storekeeperd.namespaces import LRU, REFUSE, Namespace
 from storekeeperd.operations import Evict, Origin, Outcome
@@ -41,7 +41,6 @@ _UNDER_WAY_MAX = 64
 _NOTES_PER_TURN = 2_000
 _SKIPPED_PER_TURN = 256
 _LINES_PER_TICK = 20
-_PUT = (b"created", b"replaced")
 _OURSELVES = Origin(0, any_owner=True)
 
 Verb = Callable[[Peer, wire.Request], None]
@@ -142,13 +141,11 @@ class Evictions:
 
     # -- room
 
-    def reserve(self, prefix: bytes, uid: int, size: int) -> Charge | None:
-        """Reserves room as `Ledger.reserve`, and begins to make more when the high mark is reached."""
-        charge = self._ledger.reserve(prefix, uid, size)
+    def heed(self, prefix: bytes) -> None:
+        """Begins to make room if a namespace has reached its high mark; to be called when some of it was reserved."""
         space = self._spaces.get(prefix)
         if space is not None and not space.making and self._level(prefix, space) >= space.rules.high_mark:
             self._begin(space)
-        return charge
 
     def wait(self, peer: Peer, request: wire.Request, then: Verb, full: SpaceFull, cost_bytes: int) -> bool:
         """Lets a request wait until room is made, and be taken anew by `then`; returns False if none can be."""
@@ -168,9 +165,9 @@ class Evictions:
 
     def _level(self, prefix: bytes, space: _Space) -> float:
         """Returns how full a namespace is, what leaves taken for gone: 1 is at its bound."""
-        used, rules = self._ledger.used(prefix), space.rules
-        by_bytes = (used.charged_bytes - space.leaving_bytes) / rules.bytes_max if rules.bytes_max else 0.0
-        by_objects = (used.objects - space.leaving) / rules.objects_max if rules.objects_max else 0.0
+        (used_bytes, used), rules = self._ledger.used(prefix), space.rules
+        by_bytes = (used_bytes - space.leaving_bytes) / rules.bytes_max if rules.bytes_max else 0.0
+        by_objects = (used - space.leaving) / rules.objects_max if rules.objects_max else 0.0
         return max(by_bytes, by_objects)
 
     def _goal(self, space: _Space) -> float:
@@ -197,7 +194,7 @@ class Evictions:
             return False  # the common case, in every turn of the loop
         more = self._lifetimes.expire(now_ms, _NOTES_PER_TURN) == _NOTES_PER_TURN
         left = min(_PER_TURN, _UNDER_WAY_MAX - len(self._ordered))
-        if any(space.making for space in self._spaces.values()):
+        if self._making:
             left -= left // 2  # the rest is for those who wait for room, however many have ended
         fresh = self._lifetimes.fresh
         for _ in range(min(left, len(fresh))):
@@ -325,8 +322,6 @@ class Evictions:
         return True
 
     def _take(self, name: bytes, seen: int, cause: str, outcome: Outcome, space: _Space | None) -> None:
-        if space is not None and outcome.word != b"evicted" and self._index.has(name):  # another time, maybe
-            space.uses.use(name, self._now_ms)
         if outcome.error is not None:
             self._say("could not evict", name, f"{cause}: {outcome.error}")
             if space is None:  # it has ended, whatever the disk says
@@ -338,7 +333,7 @@ class Evictions:
             self._say("evicted", name, said)
         self._lifetimes.settle(name, seen)
         if space is not None:
-            if outcome.word not in (b"evicted", b"absent"):  # it is there, and may go another time
+            if outcome.word != b"evicted" and self._index.has(name):  # it may go another time
                 space.passed.append(name)
             self._resume(space)
 
@@ -364,9 +359,9 @@ class Evictions:
 
     def _fits(self, waiter: _Waiter, space: _Space) -> bool:
         rules = space.rules
-        error, used = waiter.error, self._ledger.used(waiter.error.prefix)
-        by_bytes = not rules.bytes_max or used.charged_bytes + error.charge_bytes <= rules.bytes_max
-        return by_bytes and (not rules.objects_max or used.objects + error.objects <= rules.objects_max)
+        error, (used_bytes, used) = waiter.error, self._ledger.used(waiter.error.prefix)
+        by_bytes = not rules.bytes_max or used_bytes + error.charge_bytes <= rules.bytes_max
+        return by_bytes and (not rules.objects_max or used + error.objects <= rules.objects_max)
 
     def _refuse_waiting(self, space: _Space) -> None:
         if space.rules.eviction == LRU:

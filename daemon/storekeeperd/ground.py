@@ -149,9 +149,9 @@ class Stay:
 
         Raises as `root`, or as `Ground.enter_folder`.
         """
-        folder, slash, key = name.partition(b"/")
-        if not slash:
-            return self.root, name
+        if b"/" not in name:
+            return self.root if self._descriptor < 0 else self._descriptor, name
+        folder, _, key = name.partition(b"/")
         descriptor = self._folders.get(folder)
         if descriptor is None:
             descriptor = self._folders[folder] = self._ground.enter_folder(folder, self.root)

@@ -141,6 +141,8 @@ class Index:
         if seen >= 0:
             new = entries[name] = seen << _SEEN_AT | self._mark
             self._only_confirmed = False
+            if old == new:
+                return seen & SIZE_MAX
             if new >= _LIFE or (old or 0) >= _LIFE:
                 self.on_life(name, seen, ABSENT if old is None else old >> _SEEN_AT)
             if self.followed and (old is None or old < 0):
@@ -156,8 +158,7 @@ class Index:
             assert new is not None
             self._count(name, new, 1)
             return None
-        if old != new:
-            self._recount(name, old, new)
+        self._recount(name, old, new)
         return UNSIZED if old < 0 else old >> _SEEN_AT & SIZE_MAX
 
     def _tell(self, name: bytes, seen: int) -> None:

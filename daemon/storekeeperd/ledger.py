@@ -66,23 +66,56 @@ class SpaceFull(QuotaExceeded):
 
 
 @dataclass(slots=True, eq=False)
-class Charge:
-    """Room that is reserved.
+class _Bound:
+    """One bound that holds for a user in a namespace.
 
     Attributes:
-        prefix, uid: for whom: what names of the namespace begin with, and the user.
-        bytes, objects: how much.
-        sums: what it is counted in.
+        whose, quota: whose bound it is, and what it is.
+        bytes_max, objects_max: the same; endless where nothing is bounded.
+        there, coming: what is held against it: what there is, and what is reserved.
+    """
+
+    whose: str
+    quota: Quota
+    bytes_max: int
+    objects_max: int
+    there: Totals
+    coming: Totals
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """What holds for one user in one namespace.
+
+    Attributes:
+        prefix, uid: what names of the namespace begin with, and the user.
+        object_bytes_max: bytes of one object.
+        bounds: the namespace's own is the last one: if it alone is in the way, room may be made.
+        sums: what he has reserved there is counted in these: all, the namespace's, the user's, his there.
     """
 
     prefix: bytes
     uid: int
+    object_bytes_max: int
+    bounds: list[_Bound]
+    sums: tuple[Totals, Totals, Totals, Totals]
+
+
+@dataclass(slots=True, eq=False)
+class Charge:
+    """Room that is reserved.
+
+    Attributes:
+        account: for whom.
+        bytes: how much, for one object.
+    """
+
+    account: _Account
     bytes: int
-    objects: int
-    sums: tuple[Totals, ...]
 
 
 _PLAIN = Namespace()
+_ENDLESS = 1 << 62
 
 
 class Ledger:
@@ -96,6 +129,7 @@ class Ledger:
 
     Attributes:
         bounds_anything: whether there is any bound at all.
+        counts: whether there is one on what is kept, so that every object is to be looked at soon.
     """
 
     def __init__(
@@ -110,12 +144,10 @@ class Ledger:
         self._of_space: dict[bytes, Totals] = {}
         self._of_user: dict[int, Totals] = {}
         self._of_cell: dict[tuple[bytes, int], Totals] = {}
-        # Asked for with every put: what holds for a user in a namespace, and what is reserved there.
-        self._holds: dict[tuple[bytes, int], list[tuple[str, Quota, int]]] = {}
-        self._reserved: dict[tuple[bytes, int], tuple[Totals, ...]] = {}
-        self._anything = False  # that bounds the store or its users
-        self.bounds_anything = False
-        self._bounded: dict[bytes, bool] = {}
+        self._accounts: dict[tuple[bytes, int], _Account] = {}  # asked for with every put
+        self._unseen = index.sums(b"", NOBODY)[2]  # objects that nobody has looked at
+        self._keeps_free = False
+        self.bounds_anything = self.counts = False
         self._judge()
 
     def set_space(self, prefix: bytes, space: Namespace | None) -> None:
@@ -127,22 +159,14 @@ class Ledger:
         self._judge()
 
     def _judge(self) -> None:
-        bounds = self._bounds
-        self._holds.clear()
+        bounds, spaces = self._bounds, self._spaces.values()
+        self._accounts.clear()
         self._keeps_free = bool(bounds.keep_free_bytes or bounds.keep_free_inodes)
-        parts = (bounds.quota, bounds.user_quota, *bounds.users.values())
-        self._anything = any(part != UNBOUNDED for part in parts)
-        self._bounded = {
-            prefix: space.quota != UNBOUNDED or space.user_quota != UNBOUNDED for prefix, space in self._spaces.items()
-        }
-        kept = bounds.object_bytes_max or bounds.keep_free_bytes or bounds.keep_free_inodes
-        sizes = any(space.object_bytes_max for space in self._spaces.values())
-        self.bounds_anything = bool(self.counts or kept or sizes)
-
-    @property
-    def counts(self) -> bool:
-        """Whether there is any bound on what is kept, so that every object is to be looked at soon."""
-        return self._anything or any(self._bounded.values())
+        quotas = [bounds.quota, bounds.user_quota, *bounds.users.values()]
+        quotas += [quota for space in spaces for quota in (space.quota, space.user_quota)]
+        self.counts = any(quota != UNBOUNDED for quota in quotas)
+        sizes = bounds.object_bytes_max or any(space.object_bytes_max for space in spaces)
+        self.bounds_anything = bool(self.counts or self._keeps_free or sizes)
 
     def reserve(self, prefix: bytes, uid: int, size: int) -> Charge | None:
         """Reserves room for an object of a size in bytes; returns None where nothing is bounded.
@@ -153,70 +177,53 @@ class Ledger:
         """
         if not self.bounds_anything:
             return None
-        self._check_size(prefix, size)
+        account = self._accounts.get((prefix, uid)) or self._account(prefix, uid)
         charge = charge_of(size)
-        if self._keeps_free:
-            self._check_free(charge, 1)
-        if self._anything or self._bounded.get(prefix):
-            self._check(prefix, uid, charge, 1)
-        return self._enter(prefix, uid, charge, 1)
+        self._check(account, size, charge, 1)
+        return self._enter(account, charge)
 
     def hold(self, prefix: bytes, uid: int, size: int) -> Charge:
         """Counts an object as there that is removed, but still being read. Never refused: it was there."""
-        return self._enter(prefix, uid, charge_of(size), 1)
+        return self._enter(self._account(prefix, uid), charge_of(size))
 
     def grow(self, charge: Charge | None, prefix: bytes, size: int) -> None:
         """Makes a reservation enough for an object of a size in bytes; raises as `reserve`, it stays as it is then."""
-        self._check_size(prefix, size)
-        more = charge_of(size) - charge.bytes if charge is not None else 0
-        if charge is None or more <= 0:
+        if charge is None:
+            self._check_size(self._account(prefix, NOBODY), size)
             return
-        if self._keeps_free:
-            self._check_free(more, 0)
-        if self._anything or self._bounded.get(charge.prefix):
-            self._check(charge.prefix, charge.uid, more, 0)
-        self._add(charge.sums, more, 0)
+        account = self._account(charge.account.prefix, charge.account.uid)  # its bounds may be others by now
+        more = charge_of(size) - charge.bytes
+        if more <= 0:
+            self._check_size(account, size)
+            return
+        self._check(account, size, more, 0)
+        for totals in account.sums:
+            totals.charged_bytes += more
         charge.bytes += more
 
     def release(self, charge: Charge | None) -> None:
         """Gives a reservation back: its object is there, and counted, or is not to come. Once for each."""
         if charge is not None:
-            self._add(charge.sums, -charge.bytes, -charge.objects)
+            given = charge.bytes
+            for totals in charge.account.sums:
+                totals.charged_bytes -= given
+                totals.objects -= 1
 
-    def used(self, prefix: bytes) -> Totals:
-        """Returns what a namespace holds, with what is reserved for it."""
-        totals = self._index.totals(prefix)
-        totals.add(self._of_space.get(prefix, Totals()))
-        return totals
+    def used(self, prefix: bytes) -> tuple[int, int]:
+        """Returns the charged bytes and the objects that a namespace holds, with what is reserved for it."""
+        there, coming = self._index.sums(prefix, NOBODY)[1], self._sums(prefix, NOBODY)[1]
+        return there.charged_bytes + coming.charged_bytes, there.objects + coming.objects
 
     def bounds_of(self, prefix: bytes, uid: int) -> dict[str, tuple[int, int]]:
         """Returns the bounds that hold for a user in a namespace, by name, and what is used of each."""
         told: dict[str, tuple[int, int]] = {}
-        there, reserved = self._index.sums(prefix, uid), self._sums(prefix, uid)
-        for whose, quota, at in self._held_against(prefix, uid):
+        for bound in self._account(prefix, uid).bounds:
+            there, coming, quota = bound.there, bound.coming, bound.quota
             if quota.bytes_max:
-                used = there[at].charged_bytes + reserved[at].charged_bytes
-                told[f"{whose}_bytes_max"] = quota.bytes_max, used
+                told[f"{bound.whose}_bytes_max"] = quota.bytes_max, there.charged_bytes + coming.charged_bytes
             if quota.objects_max:
-                told[f"{whose}_objects_max"] = quota.objects_max, there[at].objects + reserved[at].objects
+                told[f"{bound.whose}_objects_max"] = quota.objects_max, there.objects + coming.objects
         return told
-
-    def _held_against(self, prefix: bytes, uid: int) -> list[tuple[str, Quota, int]]:
-        """Returns what a put is held against: whose bound, what it is, and which of the sums counts.
-
-        The namespace's own is the last one: if it alone is in the way, room may be made.
-        """
-        held = self._holds.get((prefix, uid))
-        if held is None:
-            bounds, space = self._bounds, self._spaces.get(prefix, _PLAIN)
-            all_four = [
-                ("store", bounds.quota, 0),
-                ("user", bounds.users.get(uid, bounds.user_quota), 2),
-                ("namespace_user", space.user_quota, 3),
-                ("namespace", space.quota, 1),
-            ]
-            held = self._holds[prefix, uid] = [one for one in all_four if one[1] != UNBOUNDED]
-        return held
 
     def is_under_way(self, prefix: bytes) -> bool:
         """Returns whether anything is reserved for a namespace: it will be there, or be given back, in a while."""
@@ -234,13 +241,32 @@ class Ledger:
 
     # -- parts
 
-    def _check_size(self, prefix: bytes, size: int) -> None:
-        space, most = self._spaces.get(prefix), self._bounds.object_bytes_max
-        if most and size > most:
-            raise QuotaExceeded(f"an object of the store has at most {most} bytes, this one has {size}")
-        if space is not None and space.object_bytes_max and size > space.object_bytes_max:
-            name, most = _name(prefix), space.object_bytes_max
-            raise QuotaExceeded(f"an object of namespace {name!r} has at most {most} bytes, this one has {size}")
+    def _account(self, prefix: bytes, uid: int) -> _Account:
+        account = self._accounts.get((prefix, uid))
+        if account is None:
+            bounds, space = self._bounds, self._spaces.get(prefix, _PLAIN)
+            there, coming = self._index.sums(prefix, uid), self._sums(prefix, uid)
+            quotas = (
+                ("store", bounds.quota, 0),
+                ("user", bounds.users.get(uid, bounds.user_quota), 2),
+                ("namespace_user", space.user_quota, 3),
+                ("namespace", space.quota, 1),
+            )
+            held = [
+                _Bound(whose, one, one.bytes_max or _ENDLESS, one.objects_max or _ENDLESS, there[at], coming[at])
+                for whose, one, at in quotas
+                if one != UNBOUNDED
+            ]
+            most = min(bounds.object_bytes_max or _ENDLESS, space.object_bytes_max or _ENDLESS)
+            account = self._accounts[prefix, uid] = _Account(prefix, uid, most, held, coming)
+        return account
+
+    def _check_size(self, account: _Account, size: int) -> None:
+        if size > account.object_bytes_max:
+            most, whose = account.object_bytes_max, "the store"
+            if most != self._bounds.object_bytes_max:
+                whose = f"namespace {_name(account.prefix)!r}"
+            raise QuotaExceeded(f"an object of {whose} has at most {most} bytes, this one has {size}")
 
     def _check_free(self, charge: int, objects: int) -> None:
         free_bytes, free_inodes = self._free()
@@ -257,47 +283,54 @@ class Ledger:
                 "evict something"
             )
 
-    def _check(self, prefix: bytes, uid: int, charge: int, objects: int) -> None:
-        if not self._known() or self._index.sums(prefix, NOBODY)[2].objects:
+    def _check(self, account: _Account, size: int, charge: int, objects: int) -> None:
+        if size > account.object_bytes_max:
+            self._check_size(account, size)
+        if self._keeps_free:
+            self._check_free(charge, objects)
+        if account.bounds and (self._unseen.objects or not self._known()):
             raise Busy("the store is being measured, which comes before anything more is put; try again in a moment")
-        sums, reserved = self._index.sums(prefix, uid), self._sums(prefix, uid)
-        for whose, quota, at in self._held_against(prefix, uid):
-            there, coming = sums[at], reserved[at]
-            used_bytes, used = there.charged_bytes + coming.charged_bytes, there.objects + coming.objects
-            if quota.bytes_max and used_bytes + charge > quota.bytes_max:
-                sentence = (
-                    f"may hold {quota.bytes_max} bytes in whole blocks and holds {used_bytes}: "
-                    f"{charge} more are too many; evict something"
-                )
-            elif quota.objects_max and used + objects > quota.objects_max:
-                sentence = f"may hold {quota.objects_max} objects and holds {used}; evict something"
-            else:
-                continue
-            sentence = f"{_told(whose, prefix, uid)} {sentence}"
-            raise SpaceFull(sentence, prefix, quota, charge) if whose == "namespace" else QuotaExceeded(sentence)
+        for bound in account.bounds:
+            there, coming = bound.there, bound.coming
+            if (
+                there.charged_bytes + coming.charged_bytes + charge > bound.bytes_max
+                or there.objects + coming.objects + objects > bound.objects_max
+            ):
+                raise _refusal(account, bound, charge)
 
-    def _sums(self, prefix: bytes, uid: int) -> tuple[Totals, ...]:
+    def _sums(self, prefix: bytes, uid: int) -> tuple[Totals, Totals, Totals, Totals]:
         """Returns what is reserved: in all, in a namespace, for a user, for him there."""
-        sums = self._reserved.get((prefix, uid))
-        if sums is None:
-            sums = self._reserved[prefix, uid] = (
-                self._all,
-                self._of_space.setdefault(prefix, Totals()),
-                self._of_user.setdefault(uid, Totals()),
-                self._of_cell.setdefault((prefix, uid), Totals()),
-            )
-        return sums
-
-    def _enter(self, prefix: bytes, uid: int, charge: int, objects: int) -> Charge:
-        sums = self._sums(prefix, uid)
-        self._add(sums, charge, objects)
-        return Charge(prefix, uid, charge, objects, sums)
+        return (
+            self._all,
+            self._of_space.setdefault(prefix, Totals()),
+            self._of_user.setdefault(uid, Totals()),
+            self._of_cell.setdefault((prefix, uid), Totals()),
+        )
 
     @staticmethod
-    def _add(sums: tuple[Totals, ...], charge: int, objects: int) -> None:
-        for totals in sums:
+    def _enter(account: _Account, charge: int) -> Charge:
+        for totals in account.sums:
             totals.charged_bytes += charge
-            totals.objects += objects
+            totals.objects += 1
+        return Charge(account, charge)
+
+
+def _refusal(account: _Account, bound: _Bound, charge: int) -> QuotaExceeded:
+    """Returns the error that says which bound is in the way."""
+    quota = bound.quota
+    used_bytes = bound.there.charged_bytes + bound.coming.charged_bytes
+    if used_bytes + charge > bound.bytes_max:
+        sentence = (
+            f"may hold {quota.bytes_max} bytes in whole blocks and holds {used_bytes}: "
+            f"{charge} more are too many; evict something"
+        )
+    else:
+        used = bound.there.objects + bound.coming.objects
+        sentence = f"may hold {quota.objects_max} objects and holds {used}; evict something"
+    sentence = f"{_told(bound.whose, account.prefix, account.uid)} {sentence}"
+    if bound.whose == "namespace":
+        return SpaceFull(sentence, account.prefix, quota, charge)
+    return QuotaExceeded(sentence)
 
 
 def _told(whose: str, prefix: bytes, uid: int) -> str:

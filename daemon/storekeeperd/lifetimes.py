@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from storekeeperd.index import Index
-from storekeeperd.sight import ABSENT, expires_of, is_pinned, process_of
+from storekeeperd.sight import ABSENT, TIED, expires_of, is_pinned, process_of
 
 EXPIRED, PROCESS = "expired", "process"
 """Why an object ended."""
@@ -68,6 +68,8 @@ class Lifetimes:
                 del self._noted[name]
             if noted:
                 self._tidy(prefix, heap)
+        if (seen if seen > was else was) < TIED:
+            return
         process, before = process_of(seen), process_of(was)
         if before != process and before in self._tied:
             self._tied[before].pop(name, None)

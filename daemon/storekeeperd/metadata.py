@@ -14,6 +14,8 @@ ATTRIBUTE = "user.storekeeper"
 
 _LAYOUT = struct.Struct("<BBHIIQQQQQ")
 _CHECKSUM_AT = 28
+_END = struct.Struct("<8xI8xQ8xQQ")
+"""Of that what says when the object ends: boot, moment, lifetime and process."""
 _VERSION = 2
 _SYNCED, _REPLACES, _PINNED, _UNPROVED = 1, 2, 4, 8
 CREATED_US_MAX = 1 << 60  # 34,000 years: what a calendar can show
@@ -65,8 +67,21 @@ class Metadata(NamedTuple):
 
     @staticmethod
     def may_end(raw: bytes) -> bool:
-        """Returns whether an object may have expired, for the hot path of reads."""
+        """Returns whether an object may have ended, for the hot path of reads."""
         return raw[_CHECKSUM_AT + 8 :] != _ENDLESS
+
+    @staticmethod
+    def ends_after(raw: bytes, boot: int, now_ms: int) -> bool:
+        """Returns whether an object is sure to end after a moment of that boot; also for that hot path.
+
+        Args:
+            raw: the bytes of an attribute.
+            boot, now_ms: as in moments.py.
+        """
+        if len(raw) != _LAYOUT.size:
+            return False
+        its_boot, moment_ns, ttl_us, process = _END.unpack(raw)
+        return its_boot == boot and not process and (moment_ns // 1000 + ttl_us) // 1000 > now_ms
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self | None:

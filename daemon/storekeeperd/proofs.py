@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from storekeeper.errors import CorruptObject
-from storekeeperd import checksums
+from storekeeperd import checksums, moments
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 
@@ -59,7 +59,9 @@ class Proofs:
         kept = Metadata.checksum_in(raw)
         if kept is not None and checksums.of(payload) != kept:
             raise corrupt()
-        return not Metadata.may_end(raw) or not self._is_over(Metadata.unpack(raw))
+        if not Metadata.may_end(raw) or Metadata.ends_after(raw, self._boot, moments.now_ms()):
+            return True
+        return not self._is_over(Metadata.unpack(raw))
 
     def needs_reading(self, descriptor: int) -> bool:
         """Returns whether `prove_file` should be called before ranges of the object are served."""

@@ -137,14 +137,13 @@ class Publisher:
         Returns:
             What is kept with it; None if nothing can be.
         """
-        _, name = stay.place(operation.name)
         size = operation.size
         there = os.fstat(descriptor).st_size
         if there != size:
             raise DiskFailed(f"{size} bytes were written, the file has {there}; nothing was stored")
-        if not size and name.endswith(MARKER):
+        if not size and operation.name.endswith(MARKER):
             raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
-        if self._ready_markers and len(name + MARKER) > wire.KEY_BYTES_MAX:
+        if self._ready_markers and len(stay.place(operation.name)[1] + MARKER) > wire.KEY_BYTES_MAX:
             raise BadKey(
                 f"a key has at most {wire.KEY_BYTES_MAX - len(MARKER)} bytes here: it needs a marker beside it"
             )

@@ -318,7 +318,7 @@ class Service:
     # -- the shortest way
 
     def is_hit(self, peer: Peer, request_id: bytes, options: bytes, key: bytes) -> bool:
-        """Returns whether `exists` of one key can be answered with yes at once, from the index.
+        """Returns whether `exists` of one key is answered with yes at once, from the index; takes that for a use.
 
         The answer is then `HIT_BEFORE`, the request id, `HIT_AFTER`. It is the commonest request by far, so the
         listener asks this before anything is made of the message: a third of the cost, measured.
@@ -333,16 +333,19 @@ class Service:
             and not self._stopping
             and not self.store_away
             and key not in self._ended
-            and not (self._is_minded and self._is_doubtful(key))
+            and (not self._is_minded or self._takes_hit(key))
         )
 
     def _mind(self) -> None:
-        """Settles whether hits of the default namespace take a closer look."""
+        """Settles whether a hit of the default namespace takes more than its name."""
         self._is_minded = self._keeps_lives or b"" in self._index.followed
 
-    def _is_doubtful(self, key: bytes) -> bool:
-        """Returns whether a hit takes more than its name: its use counts, or nobody has looked whether it has ended."""
-        return b"" in self._index.followed or self._index.size(key) == UNSIZED
+    def _takes_hit(self, key: bytes) -> bool:
+        """Returns False if nobody has looked whether an object has ended; takes its use, if it counts."""
+        if self._keeps_lives and self._index.size(key) == UNSIZED:
+            return False
+        self.evictions.use(b"", key)
+        return True
 
     # -- shared by the verbs
 

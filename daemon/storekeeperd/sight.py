@@ -22,6 +22,8 @@ _PINNED_AT = LIFE_AT
 _EXPIRES_AT = _PINNED_AT + 1
 _PROCESS_AT = _EXPIRES_AT + 44
 
+TIED = 1 << _PROCESS_AT
+"""From this number on an object is tied to a process."""
 SIZE_MAX = (1 << SIZE_BITS) - 1
 WORD_MAX = (1 << 32) - 1
 CREATED_S_MAX = WORD_MAX

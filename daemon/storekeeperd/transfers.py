@@ -134,7 +134,8 @@ class Transfers:
         life = self._changes.life(peer, options, prefix)
         self.handles.reserve(peer)
         try:
-            charge = service.evictions.reserve(prefix, peer.uid, size or 0)
+            charge = service.ledger.reserve(prefix, peer.uid, size or 0)
+            service.evictions.heed(prefix)
         except SpaceFull as full:
             self.handles.give_up(peer)
             if service.evictions.wait(peer, request, self.upload, full, 0):

@@ -26,12 +26,14 @@ class Uses:
 
     def use(self, name: bytes, now_ms: int, *, lease: bool = True) -> None:
         """Takes that an object is used: read or said to be there, which is a lease, or put, which is none."""
-        known = self._read.pop(name, None)
-        self._put.pop(name, None)
-        if lease or known is not None:  # who was told that it is there fetches what took its place
-            self._read[name] = now_ms
-        else:
-            self._put[name] = now_ms
+        read, put = self._read, self._put
+        if name in read:  # who was told that it is there fetches what took its place: a lease, too
+            read[name] = now_ms
+            read.move_to_end(name)
+            return
+        if name in put:
+            del put[name]
+        (read if lease else put)[name] = now_ms
 
     def restore(self, name: bytes, now_ms: int) -> None:
         """Takes back a name that was taken, unless its object was used since."""
