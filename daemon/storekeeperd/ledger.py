@@ -145,6 +145,7 @@ class Ledger:
         self._of_user: dict[int, Totals] = {}
         self._of_cell: dict[tuple[bytes, int], Totals] = {}
         self._accounts: dict[tuple[bytes, int], _Account] = {}  # asked for with every put
+        self._pairs: dict[bytes, tuple[Totals, Totals]] = {}  # what there is in a namespace, and what is reserved
         self._unseen = index.sums(b"", NOBODY)[2]  # objects that nobody has looked at
         self._keeps_free = False
         self.bounds_anything = self.counts = False
@@ -211,7 +212,7 @@ class Ledger:
 
     def used(self, prefix: bytes) -> tuple[int, int]:
         """Returns the charged bytes and the objects that a namespace holds, with what is reserved for it."""
-        there, coming = self._index.sums(prefix, NOBODY)[1], self._sums(prefix, NOBODY)[1]
+        there, coming = self._pairs.get(prefix) or self._pair(prefix)
         return there.charged_bytes + coming.charged_bytes, there.objects + coming.objects
 
     def bounds_of(self, prefix: bytes, uid: int) -> dict[str, tuple[int, int]]:
@@ -306,6 +307,10 @@ class Ledger:
             self._of_user.setdefault(uid, Totals()),
             self._of_cell.setdefault((prefix, uid), Totals()),
         )
+
+    def _pair(self, prefix: bytes) -> tuple[Totals, Totals]:
+        pair = self._pairs[prefix] = self._index.sums(prefix, NOBODY)[1], self._sums(prefix, NOBODY)[1]
+        return pair
 
     @staticmethod
     def _enter(account: _Account, charge: int) -> Charge:
