@@ -45,6 +45,7 @@ from storekeeperd.sight import owner_of, size_of
 log = logging.getLogger(__name__)
 
 _GAPS_MAX = 1024
+_DONE = Outcome(wire.OK)
 
 if TYPE_CHECKING:
     from storekeeperd.changes import Changes
@@ -72,6 +73,7 @@ class Upload:
     error: StorekeeperError | None = None
     commit: Answer | None = None  # asked for while ranges are under way
     commit_bytes: int = 0
+    abort: Answer | None = None  # to be sent when the file is closed
     ended: bool = False
 
 
@@ -86,6 +88,7 @@ class Download:
     prefix: bytes
     unlinked: _Unlinked | None = None
     ranges: int = 0
+    close: Answer | None = None  # to be sent when the file is closed
     ended: bool = False
 
 
@@ -213,13 +216,13 @@ class Transfers:
         self._advance(upload)
 
     def abort(self, peer: Peer, request: wire.Request) -> None:
-        """Gives up an upload."""
+        """Gives up an upload; answered when its file is closed, and so its room free."""
         (handle,) = arguments(request, 1)
         upload = self.handles.find(peer, handle, Upload)
         self.handles.take_back(peer, handle)
+        upload.abort = Answer(peer, request, 1)
         upload.ended = True
         self._advance(upload)
-        self._service.reply(peer, request, wire.OK)
 
     def _advance(self, upload: Upload) -> None:
         """Does what an upload waits for, if no range of it is under way."""
@@ -227,7 +230,7 @@ class Transfers:
             return
         answer = upload.commit
         if answer is None:
-            self._close(upload)
+            self._close(upload, upload.abort, _DONE)
             return
         error = upload.error
         if self._service.spaces.get(upload.prefix) is not upload.space:
@@ -237,8 +240,7 @@ class Transfers:
             there = sum(end - start for start, end in upload.written)
             error = IncompleteUpload(f"{upload.commit_bytes} bytes were announced, {there} were written")
         if error is not None:
-            self._close(upload)
-            self._service.settle(answer, 0, failed(error))
+            self._close(upload, answer, failed(error))
             return
         durable, service = upload.durable, self._service
         operation = Commit(
@@ -262,11 +264,13 @@ class Transfers:
         service.evictions.hurry(upload.name)
         service.orders.change([(operation, committed)], answer)
 
-    def _close(self, upload: Upload) -> None:
-        """Gives an upload up; its room is free when its file is."""
+    def _close(self, upload: Upload, answer: Answer | None, outcome: Outcome) -> None:
+        """Gives an upload up; its room is free when its file is closed, and only then is somebody told so."""
 
         def closed(_: Operation, __: Outcome) -> None:
             self._service.ledger.release(upload.charge)
+            if answer is not None:
+                self._service.settle(answer, 0, outcome)
 
         self._order(Close(upload.descriptor), closed)
 
@@ -320,11 +324,18 @@ class Transfers:
         self._order(Read(download.descriptor, start, length_bytes), read, answer)
 
     def close(self, peer: Peer, request: wire.Request) -> None:
-        """Ends a download or a listing."""
+        """Ends a download or a listing.
+
+        Nobody waits for the closing of a file that has its name still: it frees nothing.
+        """
         (handle,) = arguments(request, 1)
         self.handles.find(peer, handle, (Download, Listing))
-        self._end(self.handles.take_back(peer, handle))
-        self._service.reply(peer, request, wire.OK)
+        transfer = self.handles.take_back(peer, handle)
+        if isinstance(transfer, Download) and transfer.unlinked is not None:
+            transfer.close = Answer(peer, request, 1)
+        else:
+            self._service.reply(peer, request, wire.OK)
+        self._end(transfer)
 
     def _close_if_ended(self, download: Download) -> None:
         if not download.ended or download.ranges:
@@ -334,13 +345,15 @@ class Transfers:
             others.remove(download)
             if not others:
                 del self._reading[download.name]
-        unlinked = download.unlinked
+        unlinked, answer = download.unlinked, download.close
 
         def closed(_: Operation, __: Outcome) -> None:
             assert unlinked is not None
             unlinked.readers -= 1
             if not unlinked.readers:
                 self._service.ledger.release(unlinked.charge)
+            if answer is not None:
+                self._service.settle(answer, 0, _DONE)
 
         self._order(Close(download.descriptor), None if unlinked is None else closed)
 
