@@ -8,7 +8,7 @@ done before it was asked for.
 
 The kernel's queue obeys inotify(7) as the kernel's source has it: when it is full an event is dropped and one marker is
 queued, but no second one while the first is still in the queue. So events may stand behind the marker, and more of
-them be dropped silently, before it is read.
+them be dropped silently, before it is read. It joins an event to the last one if they are the same.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from storekeeperd.coherence import Coherence
 from storekeeperd.deletes import Deletes
 from storekeeperd.doubts import Doubts
+from storekeeperd.echoes import MADE, REMOVED
 from storekeeperd.growth import Growth
 from storekeeperd.index import _MARK, _MARK_BITS, Index
 from storekeeperd.looks import Looks
@@ -32,6 +33,13 @@ from storekeeperd.sweep import Sweep
 KEY = b"k"
 SIZE = 1
 MARKER = "marker"
+RESULTS = {
+    (True, False): b"created",
+    (True, True): b"same",
+    (False, True): b"evicted",
+    (False, False): b"absent",
+}
+"""Of an own change that wants the object there or not, by whether it was there."""
 
 
 class Broken(AssertionError):
@@ -48,7 +56,7 @@ class Outside:
         toggles, changes, asks: outside changes, own changes and fresh questions still to come.
         queue: what the kernel has for the watcher: names' events ("made", "removed") and MARKER.
         looks: looks under way, (number, what was seen or None), oldest first.
-        own: an own change under way: None, "begun", "done", or what its look saw.
+        own: an own change under way: None, "begun", its result when it is done, or that and what its look saw.
         scan: None, "begun", ("read", seen it), "told".
         modified: whether the file was changed since the scan began; since the fresh answer was asked for.
         fresh: a fresh answer: None, "asked", "heard".
@@ -94,6 +102,8 @@ def copy_of(coherence: Coherence) -> Coherence:
     twin._deletes = Deletes()
     twin._deletes._new, twin._deletes._old = coherence._deletes._new.copy(), coherence._deletes._old.copy()
     twin.growth = Growth()  # of sizes, which the model does not have
+    twin.echoes = copy(coherence.echoes)
+    twin.echoes.awaited = coherence.echoes.awaited.copy()
     return twin
 
 
@@ -147,6 +157,7 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
         len(coherence._looks.questions),
         looks and tuple(bisect(numbers, number) for number in looks),
         coherence._changing.get(KEY),
+        coherence.echoes.awaited.get(KEY),
         bool(doubts.unanswered),
         bool(coherence._deletes._new),
         bool(coherence._deletes._old),
@@ -183,6 +194,7 @@ class Model:
     def explore(self) -> int:
         """Visits all states, breadth first; returns how many. Raises `Broken`."""
         coherence = self.coherence_type(Index())
+        coherence.echoes.sure = True
         first = fingerprint(self.start, coherence)
         came_by: dict[Any, tuple[Any, str]] = {first: (None, "start")}
         todo = deque([(self.start, coherence, first)])
@@ -213,7 +225,7 @@ class Model:
 
     def check_step(self, what: str, outside: Outside, before: Coherence, twin: Coherence) -> None:
         has = twin._index.has(KEY)
-        if what == "own change answered" and has != (outside.own != ABSENT):
+        if what == "own change answered" and has != (outside.own[1] != ABSENT):
             raise Broken("an own change is not seen at once")
         if what in ("scan ends", "sweep", "scan tells") and before._index.has(KEY) and not has:
             raise Broken("a scan alone removed an object")
@@ -240,7 +252,7 @@ class Model:
     def steps_of_watch(self, at: Outside, coherence: Coherence) -> Iterator[tuple[str, Outside, Coherence, bool]]:
         if at.queue:
             twin = copy_of(coherence)
-            self.read(twin, at.queue[0])
+            self.read(twin, at.queue[0], last=len(at.queue) == 1)
             yield f"reads {at.queue[0]}", replace(at, queue=at.queue[1:]), twin, True
         if coherence.wants_second_looks:
             # 50 ms after the last time: what was a ghost then is none any more.
@@ -272,12 +284,13 @@ class Model:
         elif at.own == "begun":
             for there in (True, False):
                 after = self.change(at, there) if there != at.there else at
-                yield f"own {'put' if there else 'evict'}", replace(after, own="done", ghost=False), coherence, True
-        elif at.own == "done":
-            yield "own look", replace(at, own=at.seen), coherence, True
+                result = RESULTS[there, at.there]
+                yield f"own {'put' if there else 'evict'}", replace(after, own=result, ghost=False), coherence, True
+        elif isinstance(at.own, bytes):
+            yield "own look", replace(at, own=(at.own, at.seen)), coherence, True
         elif at.own is not None:
             twin = copy_of(coherence)
-            twin.finish(KEY, at.own)
+            twin.finish(KEY, at.own[1], at.own[0])
             yield "own change answered", replace(at, own=None), twin, True
 
     def steps_of_scan(self, at: Outside, coherence: Coherence) -> Iterator[tuple[str, Outside, Coherence, bool]]:
@@ -305,8 +318,8 @@ class Model:
     def steps_of_fresh(self, at: Outside, coherence: Coherence) -> Iterator[tuple[str, Outside, Coherence, bool]]:
         if at.fresh == "asked":
             twin = copy_of(coherence)
-            for event in at.queue:
-                self.read(twin, event)
+            for place, event in enumerate(at.queue):
+                self.read(twin, event, last=place == len(at.queue) - 1)
             twin.take_doubts()
             twin.awaited = twin.epoch  # type: ignore[attr-defined]
             yield "fresh heard", replace(at, fresh="heard", queue=()), twin, True
@@ -315,17 +328,22 @@ class Model:
             twin.doubts._sets = []
             yield "fresh answer", replace(at, fresh=None), twin, True
 
-    def read(self, coherence: Coherence, event: str) -> None:
+    def read(self, coherence: Coherence, event: str, *, last: bool) -> None:
+        """Takes an event as watcher.py and reconciler.py do; nothing is awaited after the last of the queue."""
         if event == MARKER:
             coherence.lost("overflow")
-        else:
+        elif not coherence.echoes.is_own(KEY, MADE if event == "made" else REMOVED):
             coherence.hear({KEY: None}, {KEY: None} if event == "removed" else {})
+        if last:
+            coherence.echoes.forget()
 
     def change(self, at: Outside, there: bool) -> Outside:
         """Returns the world after a change of the file, with its event queued or dropped."""
         event = "made" if there else "removed"
         queue = at.queue
-        if len(queue) < self.slots:
+        if queue and queue[-1] == event:
+            pass  # joined
+        elif len(queue) < self.slots:
             queue = (*queue, event)
         elif MARKER not in queue:
             queue = (*queue, MARKER)

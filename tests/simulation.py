@@ -19,11 +19,14 @@ from storekeeperd import operations as op
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
-from storekeeperd.index import Index
+from storekeeperd.echoes import MADE, REMOVED
+from storekeeperd.index import UNSIZED, Index
 from storekeeperd.service import Service
 from storekeeperd.sight import ABSENT, UNSEEN
 
 LIMITS = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=3)
+MOVED_HERE = 0x80  # inotify(7), IN_MOVED_TO
+MARKER = (b"", 0x4000)  # IN_Q_OVERFLOW
 ONE_PAGE = Limits(message_bytes_max=1 << 20, peer_bytes_max=1 << 21, list_names=100)
 
 
@@ -37,7 +40,9 @@ class FakeDisk:
     It knows neither owners nor ages: what it sees of an object is a plain size, and everybody may do everything.
     """
 
-    def __init__(self, changed: Callable[[bytes], None] = lambda _: None, chance: random.Random | None = None) -> None:
+    def __init__(
+        self, changed: Callable[[bytes, int], None] = lambda *_: None, chance: random.Random | None = None
+    ) -> None:
         self.objects: dict[bytes, bytes] = {}
         self.open: dict[int, bytearray] = {}
         self.ghosts: dict[bytes, bytes] = {}  # removed, but looks still see them for a moment
@@ -49,11 +54,13 @@ class FakeDisk:
     def set(self, name: bytes, payload: bytes | None) -> None:
         """Changes an object, as anybody may; the watcher hears of it."""
         self.ghosts.pop(name, None)
+        there = name in self.objects
         if payload is not None:
             self.objects[name] = payload
-            self._changed(name)
-        elif self.objects.pop(name, None) is not None:
-            self._changed(name)
+            self._changed(name, MOVED_HERE if there else MADE)
+        elif there:
+            del self.objects[name]
+            self._changed(name, REMOVED)
 
     def perform(self, operation: op.Operation, *, wait: bool = True) -> op.Outcome:
         """Carries out an operation at this instant."""
@@ -183,12 +190,12 @@ class World:
         self.disk.fault_rate = self.chance.choice((0.0, 0.0, 0.02, 0.1))
         self.faulty = self.disk.fault_rate > 0
         self.loss_rate = self.chance.choice((0.0, 0.05, 0.3))
+        self.lossless = not self.loss_rate  # so that each change of a size but those in place is heard of
         self.early = self.chance.random() < 0.3  # a kernel that reports a delete before a look sees it
         self.old_ghosts: list[bytes] = []
-        self.events: list[bytes] = []
-        self.deleted: set[bytes] = set()
-        self.marker = False
-        self.service.barriers.exact = self.chance.random() < 0.8
+        self.events: list[tuple[bytes, int]] = []  # the kernel's queue: names and kinds, or MARKER
+        self.service.barriers.exact = self.coherence.echoes.sure = self.chance.random() < 0.8
+        self.written_in_place: set[bytes] = set()
         self.measuring: list[bytes] | None = None
         self.measure = 0
         self.changed_at: dict[bytes, int] = {}
@@ -248,7 +255,7 @@ class World:
             self._second_looks()
             self.service.ask_disk(100)
             self._pump()
-            busy = self.events or self.marker or self.running or self.finished or self.coherence.wants_second_looks
+            busy = self.events or self.running or self.finished or self.coherence.wants_second_looks
             if not (busy or self.scan is not None or self.coherence.in_doubt) and self.coherence.coherent:
                 self._check_names()  # before sizes are looked at, which would hide a wrong name
                 self.service.barriers.proceed()
@@ -272,6 +279,10 @@ class World:
         names = set(self.index.names())
         if names != set(self.disk.objects):
             self._wrong(f"index {sorted(names)} != disk {sorted(self.disk.objects)}")
+        for name in names - self.written_in_place if self.lossless else ():
+            size = self.index.size(name)
+            if size not in (UNSIZED, len(self.disk.objects[name])):
+                self._wrong(f"size of {name!r} is {size}, not {len(self.disk.objects[name])}, and it was heard of")
 
     def _check_rest(self) -> None:
         if not self.coherence.coherent:
@@ -337,7 +348,9 @@ class World:
             self._ask(verb, keys, {})
 
     def _outsider(self) -> None:
-        key = b"mix-%d" % self.chance.randrange(6)
+        self._outsider_changes(b"mix-%d" % self.chance.randrange(6))
+
+    def _outsider_changes(self, key: bytes) -> None:
         if self.chance.random() < 0.5:
             self._say(f"outsider removes {key!r}")
             payload = self.disk.objects.get(key)
@@ -353,6 +366,7 @@ class World:
         if key in self.disk.objects:
             self._say(f"outsider writes to {key!r}")
             self.disk.objects[key] += b"+"
+            self.written_in_place.add(key)
             self.ever.setdefault(key, set()).add(self.disk.objects[key])
             self.changed_at[key] = self.now
 
@@ -372,16 +386,15 @@ class World:
                 self._forget(frames)
         self.peers[position] = Peer(old.uid, old.gid, old.pid + 100)
 
-    def _kernel_event(self, name: bytes) -> None:
-        """A change was made: its event is queued, or dropped and then a marker is."""
+    def _kernel_event(self, name: bytes, kind: int) -> None:
+        """A change was made: its event is queued, or dropped and then a marker is, or it is joined to the last one."""
         self.changed_at[name] = self.now
         if self.chance.random() < self.loss_rate:
             self._say(f"event of {name!r} dropped")
-            self.marker = True
-        else:
-            self.events.append(name)
-            if name not in self.disk.objects:
-                self.deleted.add(name)
+            if MARKER not in self.events:
+                self.events.append(MARKER)
+        elif self.events[-1:] != [(name, kind)]:
+            self.events.append((name, kind))
 
     def _second_looks(self) -> None:
         """Some 50 ms later: what was removed before the last time is seen to be gone by now."""
@@ -405,23 +418,33 @@ class World:
 
     def _hear_all(self) -> None:
         """What a fresh answer waits for: everything the kernel has is read now."""
-        self.coherence.hear(dict.fromkeys(self.events), {name: None for name in self.events if name in self.deleted})
-        self.events = []
-        if self.marker:
-            self.marker = False
-            self._say("loss noticed")
-            self.coherence.lost("dropped")
+        self._take(len(self.events))
         self.service.barriers.heard()
 
     def _hear(self) -> None:
-        count = self.chance.randint(0, len(self.events))
-        heard = self.events[:count]
-        if self.chance.random() < 0.8:
-            del self.events[:count]  # else they come again
-        self.chance.shuffle(heard)
-        self.coherence.hear(dict.fromkeys(heard), {name: None for name in heard if name in self.deleted})
-        if self.marker and self.chance.random() < 0.5:
-            self.marker = False
+        self._take(self.chance.randint(0, len(self.events)))
+
+    def _take(self, count: int) -> None:
+        """Reads events, as watcher.py does: names in the order of their events, but each only once."""
+        echoes = self.coherence.echoes
+        names: dict[bytes, None] = {}
+        deleted: dict[bytes, None] = {}
+        lost = False
+        for name, kind in self.events[:count]:
+            if (name, kind) == MARKER:
+                lost = True
+                echoes.forget()
+            elif not echoes.is_own(name, kind):
+                names[name] = None
+                if kind == REMOVED:
+                    deleted[name] = None
+        del self.events[:count]
+        if not self.events:
+            echoes.forget()
+        if names and self.chance.random() < 0.2:
+            self.coherence.hear(names, {})  # and they come again
+        self.coherence.hear(names, deleted)
+        if lost:
             self._say("loss noticed")
             self.coherence.lost("dropped")
 
@@ -430,8 +453,12 @@ class World:
             if self.chance.random() < 0.5:
                 continue
             done = len(job.outcomes)
-            outcome = self.disk.perform(job.operations[done])
-            self._say(f"did {job.operations[done]} -> {outcome.word!r} seen {outcome.seen}")
+            operation = job.operations[done]
+            outcome = self.disk.perform(operation)
+            self._say(f"did {operation} -> {outcome.word!r} seen {outcome.seen}")
+            changed = outcome.word in (b"created", b"replaced", b"evicted") and operation.name.startswith(b"mix-")
+            if changed and self.chance.random() < 0.2:
+                self._outsider_changes(operation.name)  # at once: the kernel may join the two events
             job.outcomes.append(outcome)
             if len(job.outcomes) == len(job.operations):
                 self.running.remove(job)

@@ -7,6 +7,7 @@ import pytest
 from storekeeperd import doubts as doubts_module
 from storekeeperd import sweep as sweep_module
 from storekeeperd.coherence import Coherence
+from storekeeperd.echoes import MADE
 from storekeeperd.index import Index
 from storekeeperd.sight import ABSENT, UNSEEN
 
@@ -1245,3 +1246,46 @@ def test_a_look_that_fails_leaves_the_name_in_doubt_for_who_waits(coherence: Coh
     coherence.retry_unanswered()
     look(coherence, b"k", 3)
     assert doubts == set()
+
+
+# -- echoes of own changes
+
+
+@pytest.fixture
+def sure(coherence: Coherence) -> Coherence:
+    """One whose watch hears of every change."""
+    scan(coherence)
+    coherence.echoes.sure = True
+    return coherence
+
+
+def test_the_event_of_an_own_change_is_awaited_when_it_is_answered(sure: Coherence) -> None:
+    sure.begin(b"k")
+    assert not sure.echoes.awaited
+    sure.finish(b"k", 3, b"created")
+    assert sure.echoes.awaited == {b"k": MADE}
+
+
+def test_it_is_not_if_something_was_heard_of_the_name_meanwhile(sure: Coherence) -> None:
+    sure.begin(b"k")
+    sure.hear({b"k": None}, {})  # that may have been it
+    sure.finish(b"k", 3, b"created")
+    assert not sure.echoes.awaited
+    assert sure.take_questions(10) == [b"k"]
+
+
+def test_it_is_not_if_the_look_failed(sure: Coherence) -> None:
+    sure.begin(b"k")
+    sure.finish(b"k", UNSEEN, b"created")
+    assert not sure.echoes.awaited
+
+
+def test_at_a_loss_nothing_is_awaited_any_more_nor_of_what_is_under_way(sure: Coherence) -> None:
+    sure.begin(b"done")
+    sure.finish(b"done", 3, b"created")
+    sure.begin(b"under way")
+    sure.lost("overflow")
+    assert not sure.echoes.awaited
+    sure.finish(b"under way", 3, b"created")
+    assert not sure.echoes.awaited
+    assert sure.take_questions(10) == [b"under way"]

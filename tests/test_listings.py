@@ -27,7 +27,7 @@ class Bench:
         self.coherence = Coherence(index)
         limits = Limits(list_names=PAGE, peer_handles_max=2)
         self.service = Service(limits, index, self.coherence, namespaces=["team"])
-        self.disk = FakeDisk(self.coherence.ask)
+        self.disk = FakeDisk(lambda name, _: self.coherence.ask(name))
         self.peer = Peer(1000, 100, 1)
         self.last_id = 0
 

@@ -11,6 +11,7 @@ import pytest
 
 from model import KEY, Broken, Model, Outside
 from storekeeperd.coherence import Coherence
+from storekeeperd.echoes import Echoes
 from storekeeperd.index import Index
 from storekeeperd.sight import ABSENT
 
@@ -75,7 +76,7 @@ class AssignsAnyLook(Coherence):
 class AssignsOwnChangesBlindly(Coherence):
     """An own change is believed as it was, whatever was heard meanwhile."""
 
-    def finish(self, name: bytes, seen: int) -> None:
+    def finish(self, name: bytes, seen: int, result: bytes = b"") -> None:
         self._changing.pop(name)
         self._assign(name, seen)
 
@@ -128,6 +129,56 @@ class AnswersWithoutWaiting(Coherence):
         return set()
 
 
+class AnyEcho(Echoes):
+    """Any event of a name is taken for the one that is awaited."""
+
+    def is_own(self, name: bytes, event: int) -> bool:
+        return self.awaited.pop(name, 0) != 0
+
+
+class DeafEchoes(AnyEcho):
+    """And it stays awaited though all was read."""
+
+    def forget(self) -> None:
+        pass
+
+
+class AwaitsThoughAsked(Coherence):
+    """An own change is awaited though something was heard of the name since it began: that may have been its event."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self.echoes = DeafEchoes()
+
+    def finish(self, name: bytes, seen: int, result: bytes = b"") -> None:
+        super().finish(name, seen, result)
+        self.echoes.expect(name, result)
+
+
+class AwaitsThoughLost(Coherence):
+    """An own change is awaited though its event may have been dropped."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self.echoes = DeafEchoes()
+
+    def lost(self, kind: str) -> None:
+        changing = self._changing
+        super().lost(kind)
+        self._changing = changing
+
+
+class AwaitsBeforeItLooks(Coherence):
+    """An own change is awaited from its beginning: what is heard before the look is taken for its event."""
+
+    def begin(self, name: bytes) -> None:
+        super().begin(name)
+        self.echoes.expect(name, b"evicted" if self._index.has(name) else b"created")
+
+    def finish(self, name: bytes, seen: int, result: bytes = b"") -> None:
+        super().finish(name, seen)
+
+
 class BelievesEvents(Coherence):
     """Edges instead of levels: an event says what is there; those heard during a scan are applied at its end."""
 
@@ -166,6 +217,9 @@ class BelievesEventsWithABarrierAtTheEnd(BelievesEvents):
         (ForgetsLosses, Outside(toggles=3, changes=0, asks=0)),
         (RemovesWithoutALook, Outside(toggles=3, changes=0, asks=0)),
         (AnswersWithoutWaiting, Outside(toggles=1, changes=0, asks=1)),
+        (AwaitsThoughAsked, Outside(toggles=2, changes=1, asks=0)),
+        (AwaitsThoughLost, Outside(toggles=3, changes=1, asks=0)),
+        (AwaitsBeforeItLooks, Outside(toggles=2, changes=1, asks=0)),
         (BelievesEvents, Outside(toggles=3, changes=0, asks=0)),
         (BelievesEventsWithABarrierAtTheEnd, Outside(toggles=4, changes=0, asks=0)),
     ],

@@ -46,7 +46,7 @@ class Bench:
             LIMITS, self.index, self.coherence, namespaces=["team"], status=lambda: {**self.status()}
         )
         self.status: Callable[[], dict[str, Any]] = lambda: {"store_id": "the store"}
-        self.disk = FakeDisk(self.coherence.ask)
+        self.disk = FakeDisk(lambda name, _: self.coherence.ask(name))
         self.peer = Peer(1000, 100, 1)
         self.ordered: list[Operation] = []
 

@@ -38,6 +38,7 @@ PURE = {
     "storekeeperd.looks",
     "storekeeperd.doubts",
     "storekeeperd.deletes",
+    "storekeeperd.echoes",
     "storekeeperd.sweep",
     "storekeeperd.rounds",
     "storekeeperd.barriers",

@@ -19,6 +19,7 @@ import pytest
 
 from conftest import eventually
 from storekeeperd import watcher as watcher_module
+from storekeeperd.echoes import Echoes
 from storekeeperd.watcher import FOLDER_GONE, GONE, MOVED, OVERFLOW, Heard, Watcher, WatchRefused
 
 
@@ -586,3 +587,122 @@ def test_no_descriptor_is_lost_when_there_are_too_few(watcher: Watcher) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert len(os.listdir("/proc/self/fd")) == held
+
+
+# -- echoes of our own changes
+
+
+@pytest.fixture
+def echoes() -> Echoes:
+    echoes = Echoes()
+    echoes.sure = True
+    return echoes
+
+
+@pytest.fixture
+def listener(store: Path, echoes: Echoes) -> Iterator[Watcher]:
+    """A watcher that knows what is awaited."""
+    watcher = Watcher(store, (b"", b"n/"), echoes)
+    watcher.arm()
+    yield watcher
+    watcher.close()
+
+
+def publish(store: Path, name: str, echoes: Echoes) -> None:
+    """Makes an object as publisher.py does: a link to an unnamed file."""
+    source = store / ".storekeeper/source"
+    source.touch()
+    os.link(source, store / name)
+    source.unlink()
+    echoes.expect(os.fsencode(name), b"created")
+
+
+@pytest.mark.parametrize("name", ["k", "n/k"])
+def test_an_own_put_and_an_own_evict_are_not_heard_of(
+    listener: Watcher, echoes: Echoes, store: Path, name: str
+) -> None:
+    publish(store, name, echoes)
+    assert listener.take() == Heard(echoes=True)
+    (store / name).unlink()
+    echoes.expect(os.fsencode(name), b"evicted")
+    assert listener.take() == Heard(echoes=True)
+    assert listener.take() == Heard()
+
+
+def test_what_others_do_to_the_object_before_it_is_read_is_heard(
+    listener: Watcher, echoes: Echoes, store: Path
+) -> None:
+    publish(store, "k", echoes)
+    (store / "k").unlink()
+    heard = listener.take()
+    assert (heard.names, heard.deleted) == ({b"k": None}, {b"k": None})
+
+
+def test_what_others_did_before_our_change_takes_its_place_and_then_ours_is_heard(
+    listener: Watcher, echoes: Echoes, store: Path
+) -> None:
+    (store / "k").touch()
+    (store / "k").unlink()
+    publish(store, "k", echoes)
+    assert listener.take().names == {b"k": None}
+
+
+def test_a_folder_of_the_name_is_heard_of(listener: Watcher, echoes: Echoes, store: Path) -> None:
+    (store / "k").mkdir()
+    echoes.expect(b"k", b"created")
+    assert listener.take().names == {b"k": None}
+
+
+def test_what_was_awaited_in_vain_is_not_any_more_when_all_is_read(
+    listener: Watcher, echoes: Echoes, store: Path
+) -> None:
+    echoes.expect(b"k", b"created")
+    (store / "other").touch()
+    assert listener.take().names == {b"other": None}
+    (store / "k").touch()
+    assert listener.take().names == {b"k": None}
+
+
+def test_what_is_still_in_the_queue_stays_awaited(listener: Watcher, echoes: Echoes, store: Path) -> None:
+    for number in range(2000):
+        (store / f"others-{number:060}").touch()
+    publish(store, "k", echoes)
+    assert b"k" not in listener.take().names
+    assert echoes.awaited
+    heard = listener.take(everything=True)
+    assert heard.echoes
+    assert b"k" not in heard.names
+
+
+def test_a_new_watch_awaits_nothing_of_the_old_one(listener: Watcher, echoes: Echoes, store: Path) -> None:
+    publish(store, "k", echoes)
+    listener.arm()
+    (store / "k").unlink()
+    (store / "k").touch()
+    assert listener.take().names == {b"k": None}
+
+
+def test_behind_the_mark_of_an_overflow_nothing_is_awaited(listener: Watcher, echoes: Echoes, store: Path) -> None:
+    room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    for number in range(room // 2 + 1):
+        (store / f"{number:0200}").touch()
+        (store / f"{number:0200}").unlink()
+    publish(store, "k", echoes)  # dropped
+    losses: list[str] = []
+    while OVERFLOW not in losses:
+        (store / "k").unlink(missing_ok=True)
+        (store / "k").touch()  # as it was made, or dropped too
+        losses += listener.take().losses
+    assert not echoes.awaited
+
+
+def test_the_kernel_joins_two_replacements_and_so_they_are_not_awaited(
+    listener: Watcher, echoes: Echoes, store: Path, tmp_path: Path
+) -> None:
+    (store / "k").touch()
+    listener.take()
+    for writer in ("we", "another"):
+        (tmp_path / writer).write_text(writer)
+        (tmp_path / writer).rename(store / "k")
+    echoes.expect(b"k", b"replaced")
+    assert listener.take() == Heard({b"k": None})

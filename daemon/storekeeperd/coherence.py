@@ -9,6 +9,7 @@ Pure. The only writer of the index. A watcher event, a read that finds nothing a
   its end: its outcome carries a look, but that look may be older than the question.
 * A loss (overflow, watch gone…) raises `epoch`. The index is `coherent` once a scan that began after the last loss
   is complete: then, and only then, "it is there" may be answered from memory. "It is not there" never is.
+* The event that the kernel sends of an own change is no question, where it is surely that one (echoes.py).
 * The scan runs beside all this. It enters names it saw unless they were seen to go since it began, and what it did
   not see is looked at before it is believed gone (sweep.py).
 * A look that fails changes nothing: its name stays in doubt, and while one is, every hit is looked up (doubts.py).
@@ -27,6 +28,7 @@ from collections.abc import Collection, Iterable
 
 from storekeeperd.deletes import Deletes
 from storekeeperd.doubts import Doubts
+from storekeeperd.echoes import Echoes
 from storekeeperd.growth import Growth
 from storekeeperd.index import UNSIZED, Index
 from storekeeperd.looks import Looks
@@ -47,6 +49,7 @@ class Coherence:
         growth: objects that may be written in place at this moment.
         measures: rounds in which every object is looked at (see sizing.py).
         doubts: names of which nothing sure can be said, and who waits for them.
+        echoes: what the watcher will hear of own changes.
     """
 
     def __init__(self, index: Index) -> None:
@@ -60,6 +63,7 @@ class Coherence:
         self.growth = Growth()
         self.measures = Rounds()
         self.doubts = Doubts()
+        self.echoes = Echoes()
         self._looks = Looks()
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
         self._deletes = Deletes()
@@ -253,8 +257,8 @@ class Coherence:
         self._changing[name] = False
         self.doubts.begin(name)
 
-    def finish(self, name: bytes, seen: int) -> None:
-        """Takes what the look at the end of an own operation saw.
+    def finish(self, name: bytes, seen: int, result: bytes = b"") -> None:
+        """Takes what the look at the end of an own operation saw, and what became of the operation.
 
         It is assigned at once, so that whoever is answered next sees what was done; and looked at again if
         somebody asked meanwhile, because the question may be younger than the look. A look that is under way may be
@@ -273,12 +277,16 @@ class Coherence:
         else:  # the look is younger than every question
             self._answered(name)
             self.doubts.settle(name)
+            self.echoes.expect(name, result)
 
     # -- losses and scans
 
     def lost(self, kind: str) -> None:
         """Says that changes may have gone unseen; hits are not believed until a scan has repaired it."""
         self.epoch += 1
+        # Of a change that is under way the event may be among what was lost; it would be awaited in vain.
+        self.echoes.forget()
+        self._changing = dict.fromkeys(self._changing, True)
         self.losses[kind] += 1
         self.coherent = False
 

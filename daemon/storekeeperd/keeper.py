@@ -110,7 +110,7 @@ class Keeper:
         self._service.keeps_lives = self._home.keeps_lives
         charters.proclaim(self._service, self._home)
         prefixes = list(self._service.prefixes.values())
-        watcher = Watcher(config.store, prefixes)
+        watcher = Watcher(config.store, prefixes, self._coherence.echoes)
         self._sizing = Sizing(
             self._loop, self._index, self._coherence, lambda: watcher.behind, self._service.minds_every_object
         )

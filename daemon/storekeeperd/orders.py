@@ -149,7 +149,7 @@ class Orders:
         def changed(operation: Change, outcome: Outcome) -> None:
             if outcome.word in _UNLINKED or (outcome.word == b"same" and _takes_place(operation)):
                 self.unlinked(operation.name)
-            self._coherence.finish(operation.name, outcome.seen)
+            self._coherence.finish(operation.name, outcome.seen, outcome.word)
             following = self._turns.release(operation.name)
             if following is not None:
                 next_operation, next_ticket, next_owner = following

@@ -162,7 +162,7 @@ class Reconciler:
             self.check()
 
     def _note(self, heard: Heard) -> None:
-        if heard.names or heard.losses:
+        if heard.names or heard.losses or heard.echoes:
             self._heard_at = time.monotonic()
         if heard.names:
             self._coherence.hear(heard.names, heard.deleted)
@@ -292,6 +292,7 @@ class Reconciler:
         self._arms += 1
         self._coherence.watched = True
         self._barriers.exact = mode == "inotify" or self.file_system.local
+        self._coherence.echoes.sure = self.file_system.local
         if self._scans.begun:
             self._lose(RENEWED)
 
@@ -309,7 +310,7 @@ class Reconciler:
         self._sound = False
         self._armed = []
         self._coherence.watched = False
-        self._barriers.exact = False
+        self._barriers.exact = self._coherence.echoes.sure = False
         self._watch_again_at = time.monotonic() + _WATCH_AGAIN_S
         if reason and reason != self._refused:
             log.error("not watching %s, every answer is looked up: %s", self._config.store, reason)

@@ -7,8 +7,8 @@ more than for its own system calls. What was read is taken apart here, too: 2 µ
 object per event, and a storm of 50,000 changes a second leaves no more.
 
 Owns the watches. Knows nothing of the index: a watcher event is a question, never an answer. Names wait in a table of
-distinct names, so a storm of events on few names stays small. Watches ask for neither opens nor reads of objects:
-readers cause no events.
+distinct names, so a storm of events on few names stays small. Echoes of our own changes (echoes.py) do not wait.
+Watches ask for neither opens nor reads of objects: readers cause no events.
 
 Our own folder is watched, too, for the one event that only we cause: the marker is opened once a second (home.py). If
 that is not heard of, nothing else would be: the watch is deaf. And of the directories above the store it is heard if
@@ -39,6 +39,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from storekeeper import wire
+from storekeeperd.echoes import Echoes
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Heard:
         names: names to look at.
         deleted: those of them that were deleted or moved away, maybe among other things.
         losses: kinds of what was lost.
+        echoes: whether events of our own changes were among it.
         beat: whether our own opening of the marker was heard of.
         moved_above: whether a directory above the store was renamed or removed.
     """
@@ -115,6 +117,7 @@ class Heard:
     names: dict[bytes, None] = field(default_factory=dict)
     deleted: dict[bytes, None] = field(default_factory=dict)
     losses: list[str] = field(default_factory=list)
+    echoes: bool = False
     beat: bool = False
     moved_above: bool = False
 
@@ -125,14 +128,16 @@ class Watcher:
     Args:
         store: the store's directory.
         prefixes: what names of each directory begin with: `b""` for the store itself, `b"namespace/"`.
+        echoes: what is awaited of our own changes.
 
     Attributes:
         prefixes: those that are watched from the next `arm` on.
     """
 
-    def __init__(self, store: Path, prefixes: Iterable[bytes]) -> None:
+    def __init__(self, store: Path, prefixes: Iterable[bytes], echoes: Echoes | None = None) -> None:
         self._store = os.fsencode(store)
         self.prefixes = tuple(prefixes)
+        self._echoes = echoes or Echoes()
         self._watched: dict[int, bytes] = {}  # watch -> prefix
         self._beat_watch = -1
         self._above: set[int] = set()
@@ -224,11 +229,14 @@ class Watcher:
             buffer = os.read(inotify._inotify_fd, _READ_BYTES)
             self._understand(buffer, heard)
             waiting -= len(buffer)
+        if left <= 0:
+            self._echoes.forget()  # all is read that was there, and so whatever was awaited
         return heard
 
     def _understand(self, buffer: bytes, heard: Heard) -> None:
         """Takes a buffer of struct inotify_event apart. The hot path of a storm: one loop, no calls per event."""
         names, deleted, watched = heard.names, heard.deleted, self._watched
+        awaited, is_own = self._echoes.awaited, self._echoes.is_own
         unpack, header = _EVENT.unpack_from, _EVENT.size
         place, end = 0, len(buffer)
         while place < end:
@@ -245,6 +253,9 @@ class Watcher:
             elif name[0] != 0x2E and (name.isascii() or wire.is_key(name)):
                 if prefix:
                     name = prefix + name
+                if awaited and is_own(name, mask):
+                    heard.echoes = True
+                    continue
                 names[name] = None
                 if mask & _DELETED:
                     deleted[name] = None
@@ -252,6 +263,7 @@ class Watcher:
     def _understand_other(self, watch: int, mask: int, name: bytes, heard: Heard) -> None:
         if mask & _OVERFLOWED:
             heard.losses.append(OVERFLOW)
+            self._echoes.forget()  # before the next event, which is younger than those that were dropped
         elif watch in self._above:
             heard.moved_above = True
         elif watch == self._beat_watch:
@@ -266,6 +278,7 @@ class Watcher:
         self._watched = {}
         self._beat_watch = -1
         self._above = set()
+        self._echoes.forget()
         if self._inotify is not None:
             self._inotify.close()
             if self._inotify._is_reading:  # its thread never ran: it would have closed them
