@@ -102,6 +102,7 @@ class Changes:
 
     def pin(self, peer: Peer, request: wire.Request) -> None:
         """Keeps the daemon from removing objects of its own accord."""
+        self._service.enter(peer, request.options, WRITE)  # whoever may not leaves no trace in the store
         self._service.keep_lives()
         self._change_each(peer, request, lambda name, origin: Mark(name, origin, pinned=True))
 
