@@ -37,10 +37,15 @@ class World:
         self.folders: dict[str, Namespace] = {}
         self.fixed: Collection[str] = ("fixed",)
         self.founded = 0
+        self.leaving: list[str] = []
         self.lives = 0
         self.error: Exception | None = None
         outside = Outside(
-            found=self.found, fixed=lambda: self.fixed, founded=self.take_founded, keep_lives=self.keep_lives
+            found=self.found,
+            fixed=lambda: self.fixed,
+            leaving=self.leaving.append,
+            founded=self.take_founded,
+            keep_lives=self.keep_lives,
         )
         access = Access({0}, Who(uids=frozenset({1000})))
         self.bench = LivingBench(bench_limits or Limits(), outside=outside, access=access, fixed=Namespace())
@@ -231,7 +236,9 @@ def test_a_namespace_is_dropped_when_it_is_empty_by_who_manages_it(world: World)
     world.bench.ask(b"evict", b"k", peer=MAKER, namespace="lab")
     world.drop("lab")
     assert world.folders == {}
-    assert world.founded == 2
+    # Who watches the folder is told before each try to remove it, and after it.
+    assert world.leaving == ["lab", "lab"]
+    assert world.founded == 3
     with pytest.raises(NamespaceMissing):
         world.bench.ask(b"exists", b"k", peer=MAKER, namespace="lab")
     world.create("lab")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from conftest import Daemon
-from storekeeper import wire
-from storekeeper.errors import BadRequest
+from conftest import Daemon, eventually
+from storekeeper import Client, wire
+from storekeeper.errors import BadRequest, StorekeeperError
 from storekeeperd.home import Home
 from storekeeperd.namespaces import BadSetting, parse
 from storekeeperd.principals import resolve
@@ -84,3 +84,75 @@ def test_settings_that_are_none_are_refused_not_a_fault() -> None:
         parse([])  # type: ignore[arg-type]
     with pytest.raises(BadSetting):
         resolve(["9" * 5000], "read")
+
+
+# -- the watch goes on while namespaces come and go
+
+
+def watch_of(client: Client) -> tuple[object, ...]:
+    status = client.status()
+    assert status["coherent"], status
+    return status["epoch"], status["scans"], status["losses"], status["watch"]
+
+
+def test_namespaces_come_and_go_and_nothing_is_lost_nor_scanned_for_it(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.put(b"x", key="k")
+        eventually(lambda: client.status()["coherent"])
+        before = watch_of(client)
+        for _ in range(20):
+            client.create_namespace("team")
+            with daemon.client(namespace="team") as team:
+                team.put(b"y", key="k")
+                with pytest.raises(BadRequest, match="not empty"):
+                    client.drop_namespace("team")
+                assert team.exists("k")
+                team.evict("k")
+            client.drop_namespace("team")
+        assert watch_of(client) == before
+
+
+def test_a_new_namespace_is_watched_and_one_that_was_not_dropped_still_is(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.create_namespace("team")
+        with daemon.client(namespace="team") as team:
+            for key in ("first", "second"):
+                (daemon.store / "team" / key).write_bytes(b"by hand")
+                eventually(lambda key=key: key in team.list())
+                with pytest.raises(BadRequest, match="not empty"):
+                    client.drop_namespace("team")
+            for key in ("first", "second"):
+                (daemon.store / "team" / key).unlink()
+                eventually(lambda key=key: key not in team.list())
+        assert client.status()["losses"] == {}
+
+
+def test_of_a_namespace_that_was_emptied_by_hand_and_dropped_nothing_is_left(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        for _ in range(10):
+            client.create_namespace("team")
+            with daemon.client(namespace="team") as team:
+                for number in range(50):
+                    team.put(bytes(100), key=f"k{number}")
+                for number in range(50):
+                    (daemon.store / f"team/k{number}").unlink()
+                client.drop_namespace("team")  # before the daemon has looked
+                client.create_namespace("team")
+                assert not any(team.exists_batch([f"k{number}" for number in range(50)]))
+            client.drop_namespace("team")
+        eventually(lambda: client.status()["objects"] == 0)
+        assert client.status()["losses"] == {}
+
+
+def test_a_namespace_whose_folder_is_moved_away_while_it_is_dropped_is_healed(daemon: Daemon, tmp_path: Path) -> None:
+    with daemon.client() as client:
+        client.create_namespace("team")
+        (daemon.store / "team").rename(tmp_path / "away")
+        with pytest.raises(StorekeeperError):
+            client.drop_namespace("team")
+        with daemon.client(namespace="team", timeout=20) as team:
+            eventually((daemon.store / "team").is_dir)
+            eventually(lambda: client.status()["coherent"])
+            team.put(b"x", key="k")
+            (daemon.store / "team/k").unlink()
+            eventually(lambda: team.list() == [])

@@ -76,14 +76,14 @@ class FakeHome:
         self.error: OSError | None = None
         self.checks: list[bool] = []
 
-    def identities(self) -> list[tuple[int, int]]:
+    def identities(self) -> dict[str, tuple[int, int]]:
         config = self.world.config
-        found = [(config.store / name).stat() for name in ("", *config.namespaces)]
-        return [(one.st_dev, one.st_ino) for one in found]
+        found = {name: (config.store / name).stat() for name in ("", *config.namespaces)}
+        return {name: (one.st_dev, one.st_ino) for name, one in found.items()}
 
     def stands_on(self, identity: tuple[int, int]) -> bool:
         try:
-            return self.identities()[0] == identity
+            return self.identities()[""] == identity
         except OSError:
             return False
 
@@ -107,6 +107,7 @@ class FakeWatcher:
         self.deaf = False
         self.refusal = ""
         self.hears_beats = True
+        self.leaving: bytes | None = None
         self.whole = True
         self.queued: list[Heard] = []
         self.dropped: list[Heard] = []  # what nobody read in time

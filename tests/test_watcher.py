@@ -706,3 +706,56 @@ def test_the_kernel_joins_two_replacements_and_so_they_are_not_awaited(
         (tmp_path / writer).rename(store / "k")
     echoes.expect(b"k", b"replaced")
     assert listener.take() == Heard({b"k": None})
+
+
+# -- directories that come and go
+
+
+def test_a_directory_more_is_watched_and_nothing_of_the_others_is_missed(watcher: Watcher, store: Path) -> None:
+    (store / "n/before").touch()
+    (store / "more").mkdir()
+    watcher.follow([b"", b"n/", b"more/"])
+    (store / "more/k").touch()
+    (store / "n/after").touch()
+    heard = watcher.take(everything=True)
+    assert heard.names.keys() == {b"n/before", b"more", b"more/k", b"n/after"}
+    assert heard.losses == []
+
+
+def test_a_directory_that_is_refused_is_said_to_be(watcher: Watcher) -> None:
+    with pytest.raises(WatchRefused, match="missing"):
+        watcher.follow([b"", b"n/", b"missing/"])
+
+
+def test_the_end_of_a_directory_that_we_remove_is_no_loss(watcher: Watcher, store: Path) -> None:
+    watcher.leaving = b"n/"
+    (store / "n/k").touch()
+    (store / "n/k").unlink()
+    (store / "n").rmdir()
+    heard = watcher.take(everything=True)
+    assert (heard.names.keys(), heard.losses) == ({b"n/k", b"n"}, [])
+    watcher.leaving = None
+    watcher.follow([b""])
+    assert watcher.whole
+    (store / "k").touch()
+    assert watcher.take().names == {b"k": None}
+
+
+def test_that_of_another_one_is(watcher: Watcher, store: Path) -> None:
+    watcher.leaving = b"other/"
+    (store / "n").rmdir()
+    assert set(watcher.take(everything=True).losses) == {MOVED, GONE}
+
+
+def test_one_that_is_leaving_is_not_armed(make: Callable[..., Watcher], store: Path) -> None:
+    watcher = make(b"", b"gone/")
+    watcher.leaving = b"gone/"
+    watcher.arm()
+    (store / "k").touch()
+    assert watcher.take().names == {b"k": None}
+
+
+def test_a_directory_that_is_watched_no_longer_is_not_heard_of(watcher: Watcher, store: Path) -> None:
+    watcher.follow([b""])
+    (store / "n/k").touch()
+    assert watcher.take() == Heard()

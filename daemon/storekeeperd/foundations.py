@@ -90,9 +90,11 @@ class Foundations:
         service.access.check(peer, prefix, MANAGE)
         if name in service.outside.fixed():
             raise Denied(f"namespace {name!r} stands in the daemon's configuration: remove it there")
-        self._carry_out(
-            peer, request, name, lambda: service.outside.found(name, None), lambda: service.drop_space(name)
-        )
+
+        def found() -> None:
+            service.outside.found(name, None)
+
+        self._carry_out(peer, request, name, found, lambda: service.drop_space(name), leaves=True)
 
     def _name(self, peer: Peer, request: wire.Request) -> str:
         if len(request.arguments) != 1:
@@ -104,21 +106,32 @@ class Foundations:
             raise BadRequest("the default namespace is always there")
         return text
 
-    def _carry_out(self, peer: Peer, request: wire.Request, name: str, run: Any, then: Any) -> None:
-        """Does something in a worker, and what follows from it when it has succeeded."""
-        answer = Answer(peer, request, 1)
+    def _carry_out(
+        self, peer: Peer, request: wire.Request, name: str, run: Any, then: Any, *, leaves: bool = False
+    ) -> None:
+        """Does something in a worker, and what follows from it when it has succeeded.
+
+        `leaves`: a folder is removed. Who watches it is told before, and afterwards what came of it.
+        """
+        service, answer = self._service, Answer(peer, request, 1)
         self._under_way.add(name)
+
+        def begin() -> None:
+            if leaves:
+                service.outside.leaving(name)
+            service.orders.order([Task(run)], [came], answer)
 
         def came(_: Task, outcome: Outcome) -> None:
             self._under_way.discard(name)
-            self._waiting.popleft()
-            if self._waiting:
-                self._waiting[0]()
             if outcome.error is None:
                 then()
-                self._service.outside.founded()
-            self._service.settle(answer, 0, outcome)
+            if outcome.error is None or leaves:
+                service.outside.founded()
+            service.settle(answer, 0, outcome)
+            self._waiting.popleft()  # only now: of the next one other things are told
+            if self._waiting:
+                self._waiting[0]()
 
-        self._waiting.append(lambda: self._service.orders.order([Task(run)], [came], answer))
+        self._waiting.append(begin)
         if len(self._waiting) == 1:
             self._waiting[0]()

@@ -73,6 +73,10 @@ class Ground:
         self._root = found.st_dev, found.st_ino
         self._folders = {}
 
+    def forget_folders(self) -> None:
+        """Takes namespaces' folders for what stands there when they are entered next, as after a check."""
+        self._folders = {}
+
     def enter_folder(self, name: bytes, root: int) -> int:
         """Returns a descriptor (O_PATH) of a namespace's folder, to be closed soon.
 

@@ -21,6 +21,7 @@ import json
 import os
 import stat
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ class Home:
         """Makes the folder of a namespace and keeps its settings; removes both if there are none. Waits for the disk.
 
         The folder is made first and removed first: a namespace that is kept is one whose folder is made at every start.
-        Never more than one at a time.
+        Never more than one at a time. Whose folders must be there is not changed: see `follow`.
 
         Raises:
             BadRequest: the folder to be removed is not empty, or what is there already is not.
@@ -267,8 +268,20 @@ class Home:
             made[name] = settings
         self._write_file("namespaces", json.dumps(made, indent=1) + "\n")
         self.made = made
-        others = tuple(other for other in self._namespaces if other != name)
-        self._namespaces = others if settings is None else (*others, name)
+
+    def follow(self, namespaces: Iterable[str]) -> None:
+        """Says whose folders must be there from now on: one that is to be removed is not made again meanwhile."""
+        self._namespaces = tuple(namespaces)
+        self.ground.forget_folders()
+
+    def entries(self, name: str) -> list[bytes]:
+        """Returns what is in a namespace's folder that was just made: nothing, but for accidents. Raises `OSError`."""
+        root = self.ground.enter()
+        try:
+            with papers.opened(name, root) as folder:
+                return [os.fsencode(entry) for entry in os.listdir(folder)]
+        finally:
+            os.close(root)
 
     def keep_lives(self) -> None:
         """Notes that objects of the store may have lifetimes, for every later start."""
@@ -325,15 +338,15 @@ class Home:
         finally:
             os.close(root)
 
-    def identities(self) -> list[tuple[int, int]]:
-        """Returns device and inode of the directories that stand at the paths of the store and of its namespaces."""
-        found = [os.stat(self.store / name) for name in ("", *self._namespaces)]
-        return [(one.st_dev, one.st_ino) for one in found]
+    def identities(self) -> dict[str, tuple[int, int]]:
+        """Returns device and inode of what stands at the paths of the store (the empty name) and of its namespaces."""
+        found = {name: os.stat(self.store / name) for name in ("", *self._namespaces)}
+        return {name: (one.st_dev, one.st_ino) for name, one in found.items()}
 
     def stands_on(self, identity: tuple[int, int]) -> bool:
         """Returns whether the directory at the store's path is the one of that device and inode, as far as one sees."""
         try:
-            return self.identities()[0] == identity
+            return self.identities()[""] == identity
         except OSError:
             return False
 

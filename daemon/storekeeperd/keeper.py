@@ -142,6 +142,7 @@ class Keeper:
             keep_lives=lambda: keep_lives(self._home),
             found=lambda name, space: found(self._home, name, space),
             fixed=lambda: fixed,
+            leaving=lambda name: self._reconciler.release(name, self._service.prefixes.values()),
             founded=lambda: self._reconciler.follow(self._service.prefixes.values()),
             now_s=time.time,
             wake=self._loop.wake,

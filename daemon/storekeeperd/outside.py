@@ -35,7 +35,8 @@ class Outside:
         found: makes the folder of a namespace and keeps its settings, or removes both (None), and returns its rules.
             Waits for the disk: called in a worker.
         fixed: names of namespaces that stand in the configuration.
-        founded: called in the loop after that: other directories are to be watched.
+        leaving: called in the loop before a namespace's folder is removed.
+        founded: called in the loop after that, whatever came of it: see which directories are to be watched now.
         now_s: seconds of the epoch.
         wake: sees to it that there is another turn soon.
     """
@@ -46,6 +47,7 @@ class Outside:
     keep_lives: Callable[[], None] = lambda: None
     found: Callable[[str, Namespace | None], Rules] = _nothing
     fixed: Callable[[], Collection[str]] = tuple
+    leaving: Callable[[str], None] = lambda _: None
     founded: Callable[[], None] = lambda: None
     now_s: Callable[[], float] = lambda: 0.0
     wake: Callable[[], None] = lambda: None

@@ -92,8 +92,8 @@ class Reconciler:
         self._sizing = sizing
         self.file_system: FileSystem = find(config.store)
         self._listened = -1  # the watcher's descriptor in the loop
-        self._armed: list[tuple[int, int]] = []  # devices and inodes of the watched directories; empty: watch anew
-        self._known: list[tuple[int, int]] = []  # the same, kept while in doubt
+        self._armed: dict[str, tuple[int, int]] = {}  # devices and inodes of the watched directories; empty: watch anew
+        self._known: dict[str, tuple[int, int]] = {}  # the same, kept while in doubt
         self._sound = False  # nothing was heard that ends the watch of those
         self._arms = 0  # how often it was made
         self._refused = ""
@@ -112,9 +112,36 @@ class Reconciler:
         self._arm()
 
     def follow(self, prefixes: Iterable[bytes]) -> None:
-        """Watches and scans other directories from now on."""
-        self._watcher.prefixes = self._scanner.prefixes = tuple(prefixes)
-        self._arm()
+        """Watches and scans some directories more from now on, or less; the others as before."""
+        prefixes = tuple(prefixes)
+        come = set(prefixes) - set(self._watcher.prefixes)
+        if self._watching:
+            self._note(self._watcher.take(everything=True))  # the last that is said of one that was removed
+        self._watcher.leaving = None
+        self._home.follow(map(_folder, filter(None, prefixes)))
+        self._watcher.prefixes = self._scanner.prefixes = prefixes
+        if not self._watching or not self._armed:
+            self._arm()
+            return
+        try:
+            there = self._home.identities()
+            self._armed = self._known = {name: self._armed.get(name, one) for name, one in there.items()}
+            self._watcher.follow(prefixes)
+            for prefix in come:
+                for key in self._home.entries(_folder(prefix)):  # somebody was faster than the watch
+                    self._coherence.ask(prefix + key)
+        except (OSError, StoreUnavailable, WatchRefused):
+            self._lose(RENEWED)
+            self._arm()
+
+    def release(self, name: str, prefixes: Iterable[bytes]) -> None:
+        """Says that a namespace's folder is about to be removed by us; `follow` must say what came of it.
+
+        It is not made again meanwhile, and that it goes is no loss.
+        """
+        self._home.follow(_folder(prefix) for prefix in prefixes if prefix and _folder(prefix) != name)
+        self._armed.pop(name, None)
+        self._watcher.leaving = name.encode() + b"/"
 
     def close(self, timeout_s: float) -> None:
         """Ends the watch, and the scan that runs. Waits for its thread, but no longer than `timeout_s`."""
@@ -183,7 +210,7 @@ class Reconciler:
         if kind in (MOVED, GONE, DEAF):
             self._sound = False
         if kind not in (OVERFLOW, RENEWED):
-            self._armed = []
+            self._armed = {}
         self._scans.put_off()
         self._heartbeat.may_be_lost()
 
@@ -217,7 +244,7 @@ class Reconciler:
             if not there and self._sound:
                 # Only our own folder may be gone. What the kernel knows of the directory is heard first.
                 self._note(self._watcher.take(everything=True))
-                unmoved = self._sound and self._is_quiet() and self._home.stands_on(self._known[0])
+                unmoved = self._sound and self._is_quiet() and self._home.stands_on(self._known[""])
                 there = unmoved and self._home.check(quiet=True, unmoved=True)
             self._home.ground.denied = False
             if there == self._service.store_away:
@@ -308,7 +335,7 @@ class Reconciler:
         if self._coherence.watched and self._scans.begun:
             self._lose(RENEWED)  # what the kernel still had to tell is not heard any more
         self._sound = False
-        self._armed = []
+        self._armed = {}
         self._coherence.watched = False
         self._barriers.exact = self._coherence.echoes.sure = False
         self._watch_again_at = time.monotonic() + _WATCH_AGAIN_S
@@ -351,3 +378,7 @@ class Reconciler:
         if not self._watching:
             return "scan"
         return "inotify" if self._barriers.exact else "inotify and scan"
+
+
+def _folder(prefix: bytes) -> str:
+    return prefix[:-1].decode()

@@ -132,6 +132,7 @@ class Watcher:
 
     Attributes:
         prefixes: those that are watched from the next `arm` on.
+        leaving: the one that we are about to remove, if any: that it comes to its end is no loss.
     """
 
     def __init__(self, store: Path, prefixes: Iterable[bytes], echoes: Echoes | None = None) -> None:
@@ -139,6 +140,7 @@ class Watcher:
         self.prefixes = tuple(prefixes)
         self._echoes = echoes or Echoes()
         self._watched: dict[int, bytes] = {}  # watch -> prefix
+        self.leaving: bytes | None = None
         self._beat_watch = -1
         self._above: set[int] = set()
         self._inotify: InotifyFD | None = None
@@ -163,7 +165,8 @@ class Watcher:
         self._inotify = inotify
         try:
             for prefix in self.prefixes:
-                self._watched[_add(inotify, self._store + b"/" + prefix, _OBJECTS)] = prefix
+                if prefix != self.leaving:  # it may be gone
+                    self._watched[_add(inotify, self._store + b"/" + prefix, _OBJECTS)] = prefix
             with contextlib.suppress(FileNotFoundError):  # removed at this moment; it is made again
                 self._beat_watch = _add(inotify, self._store + b"/" + _FOLDER, _BEAT)
         except OSError as error:
@@ -172,6 +175,23 @@ class Watcher:
         for directory in Path(os.fsdecode(os.path.realpath(self._store))).parents:
             with contextlib.suppress(OSError):  # it may not be read, or there are no watches left: a check tells, later
                 self._above.add(_add(inotify, os.fsencode(directory), _ABOVE))
+
+    def follow(self, prefixes: Iterable[bytes]) -> None:
+        """Watches some directories more, or less, and the others as before. To be called while it is armed.
+
+        Of one that is watched no longer what is not read yet is ignored: read everything first.
+
+        Raises:
+            WatchRefused: the kernel refuses one of them: arm anew.
+        """
+        self.prefixes = tuple(prefixes)
+        assert self._inotify is not None
+        self._watched = {watch: prefix for watch, prefix in self._watched.items() if prefix in self.prefixes}
+        try:
+            for prefix in set(self.prefixes) - set(self._watched.values()):
+                self._watched[_add(self._inotify, self._store + b"/" + prefix, _OBJECTS)] = prefix
+        except OSError as error:
+            raise WatchRefused(_advice(error)) from None
 
     @property
     def descriptor(self) -> int:
@@ -248,8 +268,7 @@ class Watcher:
             if prefix is None:
                 self._understand_other(watch, mask, name, heard)
             elif not name:
-                # The directory itself. What the kernel drops of our own accord (close) is not read any more.
-                heard.losses.append(GONE if mask & _IGNORED else MOVED)
+                self._understand_end(watch, mask, prefix, heard)
             elif name[0] != 0x2E and (name.isascii() or wire.is_key(name)):
                 if prefix:
                     name = prefix + name
@@ -259,6 +278,13 @@ class Watcher:
                 names[name] = None
                 if mask & _DELETED:
                     deleted[name] = None
+
+    def _understand_end(self, watch: int, mask: int, prefix: bytes, heard: Heard) -> None:
+        """Takes what is said of a directory itself. What the kernel drops at `close` is not read any more."""
+        if mask & _IGNORED:
+            del self._watched[watch]
+        if prefix != self.leaving:
+            heard.losses.append(GONE if mask & _IGNORED else MOVED)
 
     def _understand_other(self, watch: int, mask: int, name: bytes, heard: Heard) -> None:
         if mask & _OVERFLOWED:
