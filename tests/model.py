@@ -103,7 +103,7 @@ def copy_of(coherence: Coherence) -> Coherence:
     twin._deletes._new, twin._deletes._old = coherence._deletes._new.copy(), coherence._deletes._old.copy()
     twin.growth = Growth()  # of sizes, which the model does not have
     twin.echoes = copy(coherence.echoes)
-    twin.echoes.awaited = coherence.echoes.awaited.copy()
+    twin.echoes.awaited, twin.echoes.held = coherence.echoes.awaited.copy(), coherence.echoes.held.copy()
     return twin
 
 
@@ -158,6 +158,7 @@ def fingerprint(outside: Outside, coherence: Coherence) -> Any:
         looks and tuple(bisect(numbers, number) for number in looks),
         coherence._changing.get(KEY),
         coherence.echoes.awaited.get(KEY),
+        coherence.echoes.held.get(KEY),
         bool(doubts.unanswered),
         bool(coherence._deletes._new),
         bool(coherence._deletes._old),
@@ -331,11 +332,12 @@ class Model:
     def read(self, coherence: Coherence, event: str, *, last: bool) -> None:
         """Takes an event as watcher.py and reconciler.py do; nothing is awaited after the last of the queue."""
         if event == MARKER:
+            coherence.echoes.forget()
             coherence.lost("overflow")
         elif not coherence.echoes.is_own(KEY, MADE if event == "made" else REMOVED):
             coherence.hear({KEY: None}, {KEY: None} if event == "removed" else {})
         if last:
-            coherence.echoes.forget()
+            coherence.echoes.drained()
 
     def change(self, at: Outside, there: bool) -> Outside:
         """Returns the world after a change of the file, with its event queued or dropped."""

@@ -440,7 +440,7 @@ class World:
                     deleted[name] = None
         del self.events[:count]
         if not self.events:
-            echoes.forget()
+            echoes.drained()
         if names and self.chance.random() < 0.2:
             self.coherence.hear(names, {})  # and they come again
         self.coherence.hear(names, deleted)

@@ -1268,10 +1268,30 @@ def test_the_event_of_an_own_change_is_awaited_when_it_is_answered(sure: Coheren
 
 def test_it_is_not_if_something_was_heard_of_the_name_meanwhile(sure: Coherence) -> None:
     sure.begin(b"k")
-    sure.hear({b"k": None}, {})  # that may have been it
+    sure.hear({b"k": None}, {})
     sure.finish(b"k", 3, b"created")
     assert not sure.echoes.awaited
     assert sure.take_questions(10) == [b"k"]
+
+
+def test_an_event_that_was_held_is_a_question_at_the_end_unless_it_was_the_changes_own(sure: Coherence) -> None:
+    for name in (b"own", b"other"):
+        sure.begin(name)
+        assert sure.echoes.is_own(name, MADE)
+    sure.finish(b"own", 3, b"created")
+    sure.finish(b"other", 3, b"replaced")
+    assert sure.take_questions(10) == [b"other"]
+    assert sure.wants_second_looks  # it may have been a delete
+
+
+def test_a_name_of_which_an_event_is_held_is_in_doubt(sure: Coherence) -> None:
+    sure.begin(b"k")
+    assert sure.take_doubts() == set()
+    assert sure.echoes.is_own(b"k", MADE)
+    doubts = sure.take_doubts()
+    assert doubts == {b"k"}
+    sure.finish(b"k", 3, b"created")
+    assert doubts == set()
 
 
 def test_it_is_not_if_the_look_failed(sure: Coherence) -> None:

@@ -608,13 +608,19 @@ def listener(store: Path, echoes: Echoes) -> Iterator[Watcher]:
     watcher.close()
 
 
+def change(echoes: Echoes, name: bytes, result: bytes) -> None:
+    """Says that a change was made of which nothing was read yet."""
+    echoes.begin(name)
+    echoes.finish(name, result)
+
+
 def publish(store: Path, name: str, echoes: Echoes) -> None:
     """Makes an object as publisher.py does: a link to an unnamed file."""
     source = store / ".storekeeper/source"
     source.touch()
     os.link(source, store / name)
     source.unlink()
-    echoes.expect(os.fsencode(name), b"created")
+    change(echoes, os.fsencode(name), b"created")
 
 
 @pytest.mark.parametrize("name", ["k", "n/k"])
@@ -624,7 +630,7 @@ def test_an_own_put_and_an_own_evict_are_not_heard_of(
     publish(store, name, echoes)
     assert listener.take() == Heard(echoes=True)
     (store / name).unlink()
-    echoes.expect(os.fsencode(name), b"evicted")
+    change(echoes, os.fsencode(name), b"evicted")
     assert listener.take() == Heard(echoes=True)
     assert listener.take() == Heard()
 
@@ -647,16 +653,25 @@ def test_what_others_did_before_our_change_takes_its_place_and_then_ours_is_hear
     assert listener.take().names == {b"k": None}
 
 
+def test_what_is_read_while_we_are_at_it_is_held(listener: Watcher, echoes: Echoes, store: Path) -> None:
+    echoes.begin(b"k")
+    (store / "k").touch()
+    assert listener.take() == Heard(echoes=True)
+    (store / "k").unlink()
+    assert listener.take().names == {b"k": None}
+    assert not echoes.finish(b"k", b"created")
+
+
 def test_a_folder_of_the_name_is_heard_of(listener: Watcher, echoes: Echoes, store: Path) -> None:
     (store / "k").mkdir()
-    echoes.expect(b"k", b"created")
+    change(echoes, b"k", b"created")
     assert listener.take().names == {b"k": None}
 
 
 def test_what_was_awaited_in_vain_is_not_any_more_when_all_is_read(
     listener: Watcher, echoes: Echoes, store: Path
 ) -> None:
-    echoes.expect(b"k", b"created")
+    change(echoes, b"k", b"created")
     (store / "other").touch()
     assert listener.take().names == {b"other": None}
     (store / "k").touch()
@@ -704,7 +719,7 @@ def test_the_kernel_joins_two_replacements_and_so_they_are_not_awaited(
     for writer in ("we", "another"):
         (tmp_path / writer).write_text(writer)
         (tmp_path / writer).rename(store / "k")
-    echoes.expect(b"k", b"replaced")
+    change(echoes, b"k", b"replaced")
     assert listener.take() == Heard({b"k": None})
 
 

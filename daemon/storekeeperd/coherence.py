@@ -242,7 +242,8 @@ class Coherence:
 
     def take_doubts(self) -> set[bytes]:
         """Returns the names in doubt now, as a set that empties as they are looked at; `doubts` takes it back."""
-        changing = (name for name, asked in self._changing.items() if asked)
+        held = self.echoes.held
+        changing = (name for name, asked in self._changing.items() if asked or held.get(name))
         names = {*self._looks.questions, *self._looks.names(), *self.doubts.unanswered, *changing}
         return self.doubts.hand_out(names)
 
@@ -255,6 +256,7 @@ class Coherence:
     def begin(self, name: bytes) -> None:
         """Says that an operation of our own starts to change a name."""
         self._changing[name] = False
+        self.echoes.begin(name)
         self.doubts.begin(name)
 
     def finish(self, name: bytes, seen: int, result: bytes = b"") -> None:
@@ -272,12 +274,14 @@ class Coherence:
             self._assign(name, seen)
         self.doubts.finish(name, told=seen != UNSEEN)
         self._sweep.changed(name)
-        if again or seen == UNSEEN:
+        held = self.echoes.finish(name, b"" if again or seen == UNSEEN else result)
+        if held:
+            self._deletes.report({name: None})  # it may have been one
+        if held or again or seen == UNSEEN:
             self.ask(name)
         else:  # the look is younger than every question
             self._answered(name)
             self.doubts.settle(name)
-            self.echoes.expect(name, result)
 
     # -- losses and scans
 

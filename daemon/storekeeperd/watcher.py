@@ -250,13 +250,13 @@ class Watcher:
             self._understand(buffer, heard)
             waiting -= len(buffer)
         if left <= 0:
-            self._echoes.forget()  # all is read that was there, and so whatever was awaited
+            self._echoes.drained()
         return heard
 
     def _understand(self, buffer: bytes, heard: Heard) -> None:
         """Takes a buffer of struct inotify_event apart. The hot path of a storm: one loop, no calls per event."""
         names, deleted, watched = heard.names, heard.deleted, self._watched
-        awaited, is_own = self._echoes.awaited, self._echoes.is_own
+        awaited, held, is_own = self._echoes.awaited, self._echoes.held, self._echoes.is_own
         unpack, header = _EVENT.unpack_from, _EVENT.size
         place, end = 0, len(buffer)
         while place < end:
@@ -272,7 +272,7 @@ class Watcher:
             elif name[0] != 0x2E and (name.isascii() or wire.is_key(name)):
                 if prefix:
                     name = prefix + name
-                if awaited and is_own(name, mask):
+                if (awaited or held) and is_own(name, mask):
                     heard.echoes = True
                     continue
                 names[name] = None
