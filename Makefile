@@ -1,5 +1,6 @@
 # make run    a daemon on ./store, with a short live demonstration
 # make test   everything CI runs: ruff, mypy --strict, pytest
+# make test-zmq   the tests again, with clients that go by ZeroMQ
 # make check  ruff and mypy alone
 # make bench  figures, side by side with what they are measured against
 # make campaign   the long campaigns behind the README's figures on reliability, some forty minutes
@@ -8,7 +9,7 @@ BIN := .venv/bin
 RUNS := .venv/.runs
 READY := .venv/.ready
 
-.PHONY: run test check bench campaign
+.PHONY: run test test-zmq check bench campaign
 
 $(RUNS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "storekeeper needs Python 3.11 or later: make PYTHON=python3.12 ...")'
@@ -30,6 +31,9 @@ check: $(READY)
 
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+
+test-zmq: $(READY)
+	STOREKEEPER_CARRIER=zmq $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 bench: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import hostile
+import storekeeper.dealer  # noqa: F401 - while it may be read: loaded when it is needed, that may be as another user
 from storekeeper import Client, wire
 from storekeeper.errors import StorekeeperError
 from storekeeper.exchange import Exchange

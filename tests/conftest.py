@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from storekeeper import Client
-from storekeeper.carriers import somebody_listens
+from storekeeper.lines import somebody_listens
 from storekeeperd import sight
 from storekeeperd.ground import Ground
 
@@ -209,6 +209,12 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(params=["unix", "zmq"])
+def each_carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test run over each carrier; for a whole file, `pytestmark = pytest.mark.usefixtures("each_carrier")`."""
+    monkeypatch.setenv("STOREKEEPER_CARRIER", request.param)
+
+
 def _held() -> tuple[int, int, int]:
     children = 0
     for task in os.listdir("/proc/self/task"):
@@ -224,7 +230,7 @@ def _warm() -> None:
 
     import zmq
 
-    from storekeeper.carriers import _process_context
+    from storekeeper.dealer import _process_context
 
     with _process_context().socket(zmq.PAIR) as one, _process_context().socket(zmq.PAIR) as other:
         one.bind("inproc://warm")

@@ -21,8 +21,8 @@ import pytest
 
 from conftest import Daemon, eventually, figures
 from storekeeper import Client
-from storekeeper.carriers import somebody_listens
 from storekeeper.errors import BatchFailed, DiskFailed, StoreUnavailable
+from storekeeper.lines import somebody_listens
 from storekeeperd.home import Home
 
 NOBODY = 65_534

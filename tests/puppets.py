@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from storekeeper import Client
-from storekeeper.carriers import Carrier
+from storekeeper.carriers import Carriers
 from storekeeper.errors import BY_CODE, BatchFailed, StorekeeperError
 from storekeeper.exchange import Exchange
 
@@ -29,7 +29,7 @@ class Line:
     """A connection of its own, for handles: requests as they are, answers as they come."""
 
     def __init__(self, address: str) -> None:
-        self._carrier = Carrier(address)
+        self._carrier = Carriers(address).take()
         self._exchange = Exchange(self._carrier, time.monotonic() + 600)
 
     def ask(self, verb: str, *arguments: str | bytes, **options: Any) -> tuple[str, dict[str, Any], list[bytes]]:

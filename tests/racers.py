@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from storekeeper import Client
-from storekeeper.carriers import Carrier
+from storekeeper.carriers import Carriers
 from storekeeper.errors import BatchFailed, QuotaExceeded
 from storekeeper.exchange import Exchange
 from storekeeper.ranges import check_item
@@ -133,7 +133,7 @@ class Racer:
     def linger(self) -> None:
         """Evicts what it is still reading."""
         namespace, key = self.any()
-        carrier = Carrier(self.address)
+        carrier = Carriers(self.address).take()
         exchange = Exchange(carrier, time.monotonic() + TIMEOUT_S)
         try:
             opened = exchange.ask(b"open", [key.encode()], {"namespace": namespace})
@@ -150,7 +150,7 @@ class Racer:
     def give_up(self) -> None:
         """Begins an upload that is aborted, or whose connection ends."""
         namespace, key = self.place()
-        carrier = Carrier(self.address)
+        carrier = Carriers(self.address).take()
         exchange = Exchange(carrier, time.monotonic() + TIMEOUT_S)
         options: dict[str, Any] = {"namespace": namespace}
         if self.chance.random() < 0.5:

@@ -26,9 +26,9 @@ from proxystore.connectors.file import FileKey as TheirKey
 
 from conftest import Daemon, eventually, figures
 from storekeeper import Client, directory
-from storekeeper.carriers import somebody_listens
 from storekeeper.connector import FileConnector, FileKey
 from storekeeper.errors import BadKey, DiskFailed, KeyExists, NotAnObject, StorekeeperError
+from storekeeper.lines import somebody_listens
 
 OBJECTS = 2000
 NOBODY = 65534

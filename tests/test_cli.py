@@ -555,7 +555,7 @@ def test_what_others_own_is_denied_with_77(run: Run, daemon: Daemon) -> None:
     for part in modes:
         part.chmod(part.stat().st_mode & 0o7777 | 0o011)
     code = (
-        "import os, sys; from storekeeper import Client; from storekeeper.cli import _status_of\n"
+        "import os, sys, storekeeper.dealer; from storekeeper import Client; from storekeeper.cli import _status_of\n"
         "os.setgroups([]); os.setgid(65533); os.setuid(65533); store = Client(sys.argv[1])\n"
         "try: store.evict('ours')\n"
         "except Exception as error: print(_status_of(error), error)\n"

@@ -21,6 +21,8 @@ from conftest import Daemon, eventually, figures
 from storekeeper import Client, wire
 from storekeeper.errors import BadRequest, ClientClosed, DaemonUnreachable, NamespaceMissing, ProtocolError, TimedOut
 
+pytestmark = pytest.mark.usefixtures("each_carrier")
+
 
 def test_any_buffer_can_be_put(client: Client, tmp_path: Path) -> None:
     (tmp_path / "mapped").write_bytes(b"mapped")

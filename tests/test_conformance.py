@@ -29,7 +29,7 @@ class ShortCarrier:
         self.disk = FakeDisk()
         self.coherence = Coherence(index)
         self.service = Service(Limits(), index, self.coherence)
-        self.disk._changed = self.coherence.ask
+        self.disk._changed = lambda name, _: self.coherence.ask(name)
         self.peer = Peer(1000, 1000, 1)
         self.coherence.begin_scan()
         self.coherence.end_scan(complete=True)

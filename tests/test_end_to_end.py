@@ -143,10 +143,10 @@ def test_a_get_finds_out_that_a_file_is_gone(daemon: Daemon, client: Client) -> 
 
 
 def upload_and_hang(address: str) -> None:
-    from storekeeper.carriers import Carrier
+    from storekeeper.carriers import Carriers
     from storekeeper.exchange import Exchange
 
-    exchange = Exchange(Carrier(address), time.monotonic() + 60)
+    exchange = Exchange(Carriers(address).take(), time.monotonic() + 60)
     begun = exchange.ask(b"upload", [b"never"])
     for place in range(8):
         exchange.ask(b"write", [begun.details["handle"].encode(), b"%d" % (place << 20), bytes(1 << 20)])

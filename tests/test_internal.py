@@ -15,8 +15,8 @@ import pytest
 
 from conftest import eventually
 from storekeeper import Client
-from storekeeper.carriers import somebody_listens
 from storekeeper.errors import BatchFailed, DaemonUnreachable, InternalError, StorekeeperError
+from storekeeper.lines import somebody_listens
 
 FAULTS = {
     "in the verb": "objects.Objects.stat = fault",

@@ -23,7 +23,7 @@ import pytest
 from callers import FIRST_UID, Call, Caller, User, callers
 from conftest import Daemon, daemons, eventually
 from mounts import needs_root
-from storekeeper.carriers import somebody_listens
+from storekeeper.lines import somebody_listens
 
 pytestmark = needs_root
 

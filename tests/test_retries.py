@@ -12,28 +12,31 @@ from typing import Any
 import pytest
 
 from conftest import Daemon
-from storekeeper import Client, carriers
+from storekeeper import Client
+from storekeeper.carriers import Carrier, Carriers
 from storekeeper.errors import DaemonUnreachable
 from storekeeperd.operations import Budget, Evict, Get, Origin, Outcome, Put
 
 LARGE = 5 * 1024 * 1024
+CARRIER: Any = type(Carriers("ipc:///nowhere").take())
+"""The one that clients take here."""
 
 
 @pytest.fixture
 def lose_answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
     """Gives a function: the next answer of this process is lost, and what it is given happens before the retry."""
-    real = carriers.Carrier.receive
+    real = CARRIER.receive
 
     def lose(meanwhile: Callable[[], Any]) -> None:
-        def receive(self: carriers.Carrier, deadline: float, *, copy: bool = True) -> list[Any]:
+        def receive(self: Carrier, deadline: float, *, copy: bool = True) -> list[Any]:
             frames = real(self, deadline, copy=copy)
             if frames[2] == b"ok" and frames[4] in (b"ok",):  # the ranges of an upload are no answer to the call
                 return frames
-            monkeypatch.setattr(carriers.Carrier, "receive", real)
+            monkeypatch.setattr(CARRIER, "receive", real)
             meanwhile()
             raise DaemonUnreachable("the answer was lost")
 
-        monkeypatch.setattr(carriers.Carrier, "receive", receive)
+        monkeypatch.setattr(CARRIER, "receive", receive)
 
     return lose
 
@@ -49,17 +52,17 @@ def other(daemon: Daemon) -> Any:
 
 
 def test_a_call_that_never_arrived_is_carried_out_by_its_retry(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = carriers.Carrier.send
+    real = CARRIER.send
 
     def lose(*_: object) -> None:
-        monkeypatch.setattr(carriers.Carrier, "send", real)
+        monkeypatch.setattr(CARRIER, "send", real)
         raise DaemonUnreachable("the request was lost")
 
     client.put(b"old", key="k")
-    monkeypatch.setattr(carriers.Carrier, "send", lose)
+    monkeypatch.setattr(CARRIER, "send", lose)
     client.put(b"new", key="k", replace=True)
     assert client.get("k") == b"new"
-    monkeypatch.setattr(carriers.Carrier, "send", lose)
+    monkeypatch.setattr(CARRIER, "send", lose)
     assert client.evict("k") is True
     assert not client.exists("k")
 
@@ -95,14 +98,14 @@ def test_a_retried_replace_leaves_what_replaced_it_since(
 def test_a_replace_that_never_arrived_is_not_lost_to_an_object_that_was_new(
     client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = carriers.Carrier.send
+    real = CARRIER.send
 
     def lose(*_: object) -> None:
-        monkeypatch.setattr(carriers.Carrier, "send", real)
+        monkeypatch.setattr(CARRIER, "send", real)
         other.put(b"new", key="k")
         raise DaemonUnreachable("the request was lost")
 
-    monkeypatch.setattr(carriers.Carrier, "send", lose)
+    monkeypatch.setattr(CARRIER, "send", lose)
     client.put(b"replaces", key="k", replace=True)
     assert other.get("k") == b"replaces"
 

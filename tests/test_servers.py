@@ -31,6 +31,8 @@ pytestmark = needs_root
 MALLORY, VICTIM = FIRST_UID + 666, FIRST_UID + 1
 SECRET = b"the secret key, or the secret bytes"
 
+pytestmark = pytest.mark.usefixtures("each_carrier")
+
 
 class Impostor(threading.Thread):
     """A server that takes what it is given: it shakes hands, and says yes to everything."""

@@ -27,8 +27,9 @@ class FakeCarriers:
 
     made: list[FakeCarriers]
 
-    def __init__(self, address: str, servers: frozenset[int]) -> None:
+    def __init__(self, address: str, servers: frozenset[int], carrier: str | None) -> None:
         assert not servers
+        assert carrier is None
         self.address = address
         self.taken = 0
         self.kept: list[Any] = []

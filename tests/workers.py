@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 from storekeeper import Client, StorekeeperError, framing, wire
-from storekeeper.carriers import Carrier
+from storekeeper.carriers import Carriers
 from storekeeper.directory import directory_client
 from storekeeper.errors import KeyExists
 from storekeeper.exchange import Exchange
@@ -341,7 +341,7 @@ def batches(address: str) -> None:
 
 def in_flight(address: str) -> None:
     """Requests without end, and no answer is ever read."""
-    exchange = Exchange(Carrier(address), time.monotonic() + TIMEOUT_S)
+    exchange = Exchange(Carriers(address).take(), time.monotonic() + TIMEOUT_S)
     for number in range(100_000):
         key = b"%s%d" % (DEAD.encode(), number % 40)
         exchange.send(b"put", [key, bytes(20_000)], {"replace": True, "durability": "disk" if number % 9 else "os"})
@@ -356,7 +356,7 @@ def in_flight(address: str) -> None:
 
 def handles(address: str) -> None:
     """As many handles as a connection may have, none of them in use."""
-    exchange = Exchange(Carrier(address), time.monotonic() + TIMEOUT_S)
+    exchange = Exchange(Carriers(address).take(), time.monotonic() + TIMEOUT_S)
     held = 0
     while True:
         try:

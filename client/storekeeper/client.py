@@ -37,6 +37,8 @@ class Client:
         timeout: seconds a call may take; objects that travel in ranges get a second more for every 16 MiB.
         server: who is expected to serve the address, by name or number: nothing is sent to anybody else. None: for an
             address that was given, whoever does; else root, the user `storekeeper` or this one.
+        carrier: "unix" for a plain socket, "zmq" for one of ZeroMQ; None for $STOREKEEPER_CARRIER, else the faster one
+            that goes to the address.
         session: another way to the daemon, instead of address and timeout (see directory.py).
     """
 
@@ -47,10 +49,14 @@ class Client:
         *,
         timeout: float = TIMEOUT_S,
         server: str | int | None = None,
+        carrier: str | None = None,
         session: Session | None = None,
     ) -> None:
         self._session = session or Session(
-            normal_address(address or default_address()), timeout, expected_servers(server, given=address is not None)
+            normal_address(address or default_address()),
+            timeout,
+            expected_servers(server, given=address is not None),
+            carrier,
         )
         self.namespace = namespace
         self._options: dict[str, Any] = {} if namespace == "default" else {"namespace": namespace}

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storekeeper.address import make_user_folder, user_folder
-from storekeeper.carriers import somebody_listens
 from storekeeper.client import TIMEOUT_S, Client
 from storekeeper.errors import DaemonUnreachable, StorekeeperError, TimedOut
+from storekeeper.lines import somebody_listens
 from storekeeper.session import Session
 
 FOLDER = ".storekeeper"

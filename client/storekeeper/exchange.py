@@ -74,7 +74,7 @@ class Exchange:
         """Returns the next reply to a request under way; they may come in any order.
 
         Args:
-            copy: payloads as bytes if true; else as zmq.Frame objects.
+            copy: payloads as bytes if true; else as what they were received into.
         """
         frames = self._carrier.receive(self.deadline, copy=copy)
         self.answered = True

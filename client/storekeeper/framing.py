@@ -6,7 +6,7 @@ ZMTP 3.1 (rfc.zeromq.org/spec/37).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 LONG_FRAME_BYTES = 8192
@@ -32,7 +32,7 @@ def encode_frame(body: Any, *, more: bool) -> list[Any]:
     return [bytes([LONG | more]) + size.to_bytes(8, "big"), body]
 
 
-def encode_message(frames: list[Any]) -> list[Any]:
+def encode_message(frames: Sequence[Any]) -> list[Any]:
     """Returns a message as a list of buffers; short frames are joined, long ones are passed on uncopied."""
     more = _SHORT_HEADS[1]
     parts: list[Any] = []
@@ -64,7 +64,7 @@ def message_of_one_frame(before: list[bytes], after: list[bytes]) -> Callable[[b
     return encode
 
 
-def _encode_long_message(frames: list[Any]) -> list[Any]:
+def _encode_long_message(frames: Sequence[Any]) -> list[Any]:
     buffers: list[Any] = []
     parts: list[Any] = []
     last = len(frames) - 1

@@ -111,7 +111,7 @@ class Download:
                 asked += length
             reply = exchange.receive(copy=False)
             check_item(reply)
-            part = reply.payloads[0].buffer
+            part = memoryview(reply.payloads[0])
             start = starts.pop(reply.id)
             if len(part) != min(wire.RANGE_BYTES, size - start):
                 raise from_wire("disk_failed", "the object became shorter while it was read")

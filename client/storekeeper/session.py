@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from storekeeper.address import Servers
-from storekeeper.carriers import Carrier, Carriers, somebody_listens, unreachable
+from storekeeper.carriers import Carrier, Carriers
 from storekeeper.errors import (
     Busy,
     ClientClosed,
@@ -27,6 +27,7 @@ from storekeeper.errors import (
     WrongServer,
 )
 from storekeeper.exchange import Exchange
+from storekeeper.lines import somebody_listens, unreachable
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Session:
         address: where it is.
         timeout_s: how long a call may take; more for objects that travel in ranges (see Exchange.allow).
         servers: users who may serve the address; nobody in particular if it is empty.
+        carrier: how frames travel, see carriers.kind_of.
 
     Attributes:
         address: the same; `expect_daemon` and `await_daemon` of a subclass may change it.
@@ -49,7 +51,9 @@ class Session:
             deadline once it was, not at all after a call found it dead.
     """
 
-    def __init__(self, address: str, timeout_s: float, servers: Servers = frozenset()) -> None:
+    def __init__(
+        self, address: str, timeout_s: float, servers: Servers = frozenset(), carrier: str | None = None
+    ) -> None:
         if not 0 < timeout_s < TIMEOUT_S_MAX:
             raise ValueError(f"timeout= must lie between 0 and {TIMEOUT_S_MAX} seconds")
         self.address = address
@@ -57,6 +61,7 @@ class Session:
         self.grace_s = min(_FIRST_GRACE_S, timeout_s)
         self._closed = False
         self._servers = servers
+        self._carrier = carrier
         self._take_carriers(address)
 
     def call(self, talk: Callable[[Exchange], T]) -> T:
@@ -126,7 +131,7 @@ class Session:
             self._take_carriers(address)
 
     def _take_carriers(self, address: str) -> None:
-        self._carriers = Carriers(address, self._servers)
+        self._carriers = Carriers(address, self._servers, self._carrier)
         # Also when nobody closes the client: at its collection, or when the interpreter ends.
         self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, self._carriers.close)
 

@@ -19,7 +19,7 @@ from typing import Any
 from bench.rounds import Row, take_turns
 from conftest import Daemon
 from storekeeper import Client
-from storekeeper.carriers import somebody_listens
+from storekeeper.lines import somebody_listens
 
 OUTSIDE = Path(__file__).with_name("outside.py")
 FRESH_LOOKS = 12_000
