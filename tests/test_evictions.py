@@ -11,6 +11,7 @@ import pytest
 from lives import BLOCK, LivingBench
 from storekeeper import wire
 from storekeeper.errors import Busy, DiskFailed, NamespaceMissing, QuotaExceeded
+from storekeeperd import sight
 from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
 from storekeeperd.ledger import Bounds
@@ -537,6 +538,85 @@ def test_the_log_is_not_flooded(caplog: pytest.LogCaptureFixture) -> None:
         assert len(caplog.messages) == 20
         bench.service.evictions.tick()
     assert caplog.messages[-1] == "30 objects more were evicted, or could not be"
+
+
+def test_the_log_says_for_whom_room_was_made(caplog: pytest.LogCaptureFixture) -> None:
+    bench = filled(2)
+    bench.put(b"k")
+    bench.settle(LEASE_MS)
+    with caplog.at_level(logging.INFO):
+        bench.put(b"l", peer=Peer(1001, 1001, 2))
+        bench.settle(1)
+    assert caplog.messages == [f"evicted 'k' of uid 1000, {BLOCK} bytes: room for uid 1001"]
+
+
+# -- the chronicle
+
+
+def events(bench: LivingBench, prefix: bytes = b"") -> list[tuple[Any, ...]]:
+    """Key, cause, owner and by whom, of each event."""
+    book = bench.service.chronicle.book(prefix)
+    told = list(book.read(book.start))
+    assert {event.what for event in told} <= {"evicted"}
+    return [(event.key, event.why, sight.owner_of(event.seen), event.by) for event in told]
+
+
+def test_what_ends_of_itself_is_an_event_by_nobody() -> None:
+    bench = filled()
+    bench.put(b"k", ttl=1)
+    bench.put(b"p", lifetime="process")
+    bench.ask(b"put", b"f", b"x", namespace="free", ttl=1)
+    bench.settle(1000)
+    bench.service.lifetimes.end_process(PROCESS)
+    bench.settle()
+    assert events(bench) == [(b"k", "expired", 1000, None), (b"p", "process", 1000, None)]
+    assert events(bench, b"free/") == [(b"f", "expired", 1000, None)]
+
+
+@pytest.mark.parametrize("eviction", [LRU, EXPIRED_FIRST])
+def test_room_is_made_by_whose_put_has_reached_the_mark(eviction: str) -> None:
+    bench = filled(10, eviction)
+    for number in range(8):
+        bench.put(b"%d" % number, ttl=1000 + number)
+    bench.settle(LEASE_MS)
+    bench.put(b"last", peer=Peer(1001, 1001, 2))  # reaches the mark
+    bench.put(b"more", peer=Peer(1002, 1002, 3))  # comes while room is made
+    bench.settle(1)
+    assert len(events(bench)) == 5
+    assert {event[1:] for event in events(bench)} == {("room", 1000, 1001)}
+
+
+def test_room_is_made_by_who_waits_for_it_first() -> None:
+    bench = filled(10)
+    for number in range(8):
+        bench.put(b"%d" % number)
+    bench.settle(LEASE_MS)
+    bench.send(b"put", b"last", bytes(2 * BLOCK), peer=Peer(1001, 1001, 2))  # reaches the mark
+    bench.send(b"put", b"large", bytes(9 * BLOCK), peer=Peer(1002, 1002, 3))  # waits
+    bench.settle(1)
+    assert [event[1:] for event in events(bench)] == [("room", 1000, 1002)] * 8 + [
+        ("room", 1001, 1002),
+        ("room", 1002, 1002),  # it fills more than the mark allows itself: the daemon evicts it, too
+    ]
+
+
+def test_an_upload_has_room_made_too() -> None:
+    bench = filled(10)
+    for number in range(8):
+        bench.put(b"%d" % number)
+    bench.settle(LEASE_MS)
+    bench.ask(b"upload", b"large", peer=Peer(1001, 1001, 2), size=BLOCK)
+    bench.settle(1)
+    assert {event[1:] for event in events(bench)} == {("room", 1000, 1001)}
+
+
+def test_what_stays_is_no_event() -> None:
+    bench = filled()
+    bench.put(b"k", ttl=1)
+    bench.turn(1000)
+    bench.disk.kept[b"k"]["expires_ms"] = bench.now_ms + 100_000  # touched by somebody else
+    bench.do_all()
+    assert events(bench) == []
 
 
 # -- whatever happens

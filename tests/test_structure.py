@@ -60,6 +60,7 @@ PURE = {
     "storekeeperd.lifetimes",
     "storekeeperd.uses",
     "storekeeperd.evictions",
+    "storekeeperd.chronicle",
     "storekeeperd.selection",
     "storekeeperd.rota",
     "storekeeperd.users",

@@ -161,7 +161,7 @@ class Changes:
             if evictions.wait(peer, request, self.put, full, sum(map(len, payloads))):
                 self._release(charges)
                 return None
-        evictions.heed(prefix)
+        evictions.heed(prefix, uid)
         return charges
 
     def _release(self, charges: Sequence[Charge | StorekeeperError | None]) -> None:

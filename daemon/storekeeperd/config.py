@@ -51,6 +51,7 @@ class Limits:
         lease_s: how long an object is not evicted to make room after it was read, or said to be there.
         processes_max: processes at once whose end is waited for, because objects are tied to them.
         namespaces_max: namespaces of the store.
+        events_max: events that are kept, in equal parts for all namespaces.
         stop_timeout_s: how long stopping waits for what is under way.
         rescan_delay_s: the least time from the end of one scan to the start of the next.
         audit_interval_s: how often the store is scanned though the watch hears of everything.
@@ -82,6 +83,7 @@ class Limits:
     lease_s: float = 2.0
     processes_max: int = 1024
     namespaces_max: int = 256
+    events_max: int = 10_000
     stop_timeout_s: float = 5.0
     rescan_delay_s: float = 0.1
     audit_interval_s: float = 600.0

@@ -21,6 +21,7 @@ from storekeeper import wire
 from storekeeper.errors import Busy, NamespaceMissing, StorekeeperError
 from storekeeperd import sight
 from storekeeperd.answers import Peer
+from storekeeperd.chronicle import EVICTED
 from storekeeperd.index import Index
 from storekeeperd.ledger import Ledger, SpaceFull
 from storekeeperd.lifetimes import Lifetimes
@@ -65,6 +66,7 @@ class _Space:
         rules: its bounds and marks.
         uses: when its objects were used.
         making: whether it is on its way to the low mark.
+        by: the user whose put it is for, if nobody waits.
         leaving_bytes, leaving: charged bytes and objects of removals under way.
         waiting: requests, oldest first.
         leased: whether there was something to evict, but for its leases.
@@ -74,6 +76,7 @@ class _Space:
     rules: Namespace
     uses: Uses = field(default_factory=Uses)
     making: bool = False
+    by: int = 0
     leaving_bytes: int = 0
     leaving: int = 0
     waiting: deque[_Waiter] = field(default_factory=deque)
@@ -141,11 +144,11 @@ class Evictions:
 
     # -- room
 
-    def heed(self, prefix: bytes) -> None:
-        """Begins to make room if a namespace has reached its high mark; to be called when some of it was reserved."""
+    def heed(self, prefix: bytes, uid: int) -> None:
+        """Begins to make room if a namespace has reached its high mark; to be called when a user has reserved some."""
         space = self._spaces.get(prefix)
         if space is not None and not space.making and self._level(prefix, space) >= space.rules.high_mark:
-            self._begin(space)
+            self._begin(space, uid)
 
     def wait(self, peer: Peer, request: wire.Request, then: Verb, full: SpaceFull, cost_bytes: int) -> bool:
         """Lets a request wait until room is made, and be taken anew by `then`; returns False if none can be."""
@@ -156,10 +159,12 @@ class Evictions:
         peer.owed_bytes += cost_bytes
         peer.user.held_bytes += cost_bytes
         space.waiting.append(_Waiter(peer, request, then, cost_bytes, full))
-        self._begin(space)
+        self._begin(space, peer.uid)
         return True
 
-    def _begin(self, space: _Space) -> None:
+    def _begin(self, space: _Space, uid: int) -> None:
+        if not space.making:
+            space.by = uid
         space.making = self._making = True
         self._service.outside.wake()
 
@@ -280,7 +285,8 @@ class Evictions:
                 space.passed.append(name)
             else:
                 self._lifetimes.ended[name] = ROOM
-                left -= self._order(name, seen, ROOM, space)
+                by = space.waiting[0].peer.uid if space.waiting else space.by
+                left -= self._order(name, seen, ROOM, space, by)
         self._resume(space)
         if not space.leaving:
             space.making = bool(space.waiting)
@@ -303,7 +309,7 @@ class Evictions:
         space.leased = bool(leased)
         return found
 
-    def _order(self, name: bytes, seen: int, cause: str, space: _Space | None) -> bool:
+    def _order(self, name: bytes, seen: int, cause: str, space: _Space | None, by: int | None = None) -> bool:
         charge = self._ledger.charge_of(seen)
         if space is not None:
             space.leaving += 1
@@ -315,13 +321,13 @@ class Evictions:
             if space is not None:
                 space.leaving -= 1
                 space.leaving_bytes -= charge
-            self._take(name, seen, cause, outcome, space)
+            self._take(name, seen, cause, outcome, space, by)
 
         small = sight.size_of(seen) <= self._service.limits.inline_bytes_max
         self._service.orders.change([(Evict(name, small, _OURSELVES, only=seen), came)])
         return True
 
-    def _take(self, name: bytes, seen: int, cause: str, outcome: Outcome, space: _Space | None) -> None:
+    def _take(self, name: bytes, seen: int, cause: str, outcome: Outcome, space: _Space | None, by: int | None) -> None:
         if outcome.error is not None:
             self._say("could not evict", name, f"{cause}: {outcome.error}")
             if space is None:  # it has ended, whatever the disk says
@@ -329,8 +335,9 @@ class Evictions:
                 return
         elif outcome.word == b"evicted":
             self.counts[cause] += 1
-            said = f"of uid {sight.owner_of(seen)}, {sight.size_of(seen)} bytes: {cause}"
-            self._say("evicted", name, said)
+            self._service.chronicle.note(name, EVICTED, cause, seen, by)
+            whom = "" if by is None else f" for uid {by}"
+            self._say("evicted", name, f"of uid {sight.owner_of(seen)}, {sight.size_of(seen)} bytes: {cause}{whom}")
         self._lifetimes.settle(name, seen)
         if space is not None:
             if outcome.word != b"evicted" and self._index.has(name):  # it may go another time
@@ -354,6 +361,7 @@ class Evictions:
                 break
             space.waiting.popleft()
             self._release(waiter)
+            space.by = waiter.peer.uid  # what has to go further on, goes for what he puts now
             if not waiter.peer.gone:
                 self._service.guarded(waiter.peer, waiter.request, waiter.then)
 

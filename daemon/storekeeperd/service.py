@@ -29,6 +29,7 @@ from storekeeperd.accounts import Accounts
 from storekeeperd.answers import Answer, Peer
 from storekeeperd.barriers import Barriers, Verb
 from storekeeperd.changes import Changes
+from storekeeperd.chronicle import Chronicle
 from storekeeperd.coherence import Coherence
 from storekeeperd.complaints import Complaints
 from storekeeperd.config import Limits
@@ -76,6 +77,7 @@ class Service:
         store_away: the store's directory is not there; all verbs but `status` are refused.
         complaints: refusals on their way to the log.
         access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
+        chronicle: what became of objects at the hands of others than their owners.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Service:
         self.ledger = Ledger(index, bounds or Bounds(), self.outside.free, lambda: coherence.scans > 0)
         self.lifetimes = Lifetimes(index)
         self._ended = self.lifetimes.ended
+        self.chronicle = Chronicle(limits.events_max, self.outside.now_s)
         self.evictions = Evictions(self, index, self.ledger, self.lifetimes, int(limits.lease_s * 1000))
         for name in (DEFAULT, *namespaces):
             self.set_space(name, Namespace())
@@ -235,6 +238,7 @@ class Service:
         self.access.set_rules(prefix, rules or Rules(owner_only=space.owner_only))
         self.ledger.set_space(prefix, space)
         self.evictions.set_space(prefix, space)
+        self.chronicle.set_space(prefix)
         self._mind()
 
     def drop_space(self, name: str) -> None:
@@ -244,6 +248,7 @@ class Service:
         self.access.set_rules(prefix, None)
         self.ledger.set_space(prefix, None)
         self.evictions.set_space(prefix, None)
+        self.chronicle.drop_space(prefix)
 
     def enter(self, peer: Peer, options: Mapping[str, Any], right: int) -> bytes:
         """Returns what names of the request's namespace begin with; raises `NamespaceMissing` or `Denied`.

@@ -138,7 +138,7 @@ class Transfers:
         self.handles.reserve(peer)
         try:
             charge = service.ledger.reserve(prefix, peer.uid, size or 0)
-            service.evictions.heed(prefix)
+            service.evictions.heed(prefix, peer.uid)
         except SpaceFull as full:
             self.handles.give_up(peer)
             if service.evictions.wait(peer, request, self.upload, full, 0):
