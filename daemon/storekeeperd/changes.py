@@ -1,30 +1,33 @@
 """The verbs that change objects: put, evict, touch, pin and unpin, for one as for many.
 
 Pure. Owns what each asks of the disk and what its outcome means; and that room is reserved before anything is put.
-Whether somebody may change what is there already decides disk.py, when it has it before it.
+Whether somebody may change what is there already decides disk.py, when it has it before it. What was another one's
+object is told to chronicle.py.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storekeeper import wire
 from storekeeper.errors import BadRequest, Busy, StorekeeperError
 from storekeeperd.access import WRITE
 from storekeeperd.answers import Answer, Peer
+from storekeeperd.chronicle import ASKED, EVICTED, REPLACED
 from storekeeperd.index import Index, charge_of
 from storekeeperd.ledger import Charge, SpaceFull
 from storekeeperd.operations import ENDLESS, Change, Evict, Life, Mark, Origin, Outcome, Put
-from storekeeperd.orders import Ticket
-from storekeeperd.sight import ABSENT
+from storekeeperd.orders import Ticket, Witness
+from storekeeperd.sight import ABSENT, UNSEEN, owner_of
 
 if TYPE_CHECKING:
     from storekeeperd.service import Service
 
 _ABSENT = Outcome(b"absent", ABSENT)
 _THERE = (b"created", b"replaced", b"same")
+_EVENTS = {b"evicted": EVICTED, b"replaced": REPLACED}
 
 
 class Changes:
@@ -60,6 +63,7 @@ class Changes:
         answer.details["durability"] = "disk" if durable else "os"
         replace, before_ns = options.get("replace", False), options.get("before", 0)
         origin = self.origin(peer, prefix)
+        witnessed = replace and origin.any_owner
         changes: list[tuple[Change, Ticket]] = []
         named = set()
         for position, name in objects.names(answer, prefix, arguments[::2]):
@@ -72,7 +76,8 @@ class Changes:
             self._service.evictions.hurry(name)
             small = not replace or self._is_small(name)
             put = Put(name, payloads[position], origin, replace, durable, small, before_ns, life)
-            changes.append((put, self._put_ticket(answer, position, prefix, charge)))
+            ticket = self._put_ticket(answer, position, prefix, charge)
+            changes.append((put, self.witness(origin, ticket) if witnessed else ticket))
         if len(named) < items:
             for position, charge in enumerate(charges):
                 if position not in named and isinstance(charge, Charge):
@@ -86,7 +91,7 @@ class Changes:
         def change(name: bytes, origin: Origin) -> Change:
             return Evict(name, self._is_small(name), origin, before_ns)
 
-        self._change_each(peer, request, change)
+        self._change_each(peer, request, change, removes=True)
 
     def touch(self, peer: Peer, request: wire.Request) -> None:
         """Lets objects expire so long from now on, or end with the caller's process."""
@@ -130,6 +135,21 @@ class Changes:
         self._service.keep_lives()
         return Life(max(1, int(ttl_s * 1e6)) if ttl_s else 0, process)
 
+    def witness(self, origin: Origin, ticket: Callable[[Any, Outcome], None]) -> Witness:
+        """Returns the ticket of a change by who may change what others own: if it was another one's, that is an event.
+
+        It is one, too, if nobody had looked at the object yet: whose it was cannot be told any more.
+        """
+        note, uid = self._service.chronicle.note, origin.uid
+
+        def came(operation: Change, outcome: Outcome, was: int | None) -> None:
+            what = _EVENTS.get(outcome.word)
+            if what is not None and (was is None or was < 0 or owner_of(was) != uid):
+                note(operation.name, what, ASKED, UNSEEN if was is None else was, uid)
+            ticket(operation, outcome)
+
+        return Witness(came)
+
     # -- parts
 
     def _reserve(
@@ -169,7 +189,9 @@ class Changes:
             if isinstance(charge, Charge):
                 self._service.ledger.release(charge)
 
-    def _put_ticket(self, answer: Answer, position: int, prefix: bytes, charge: Charge | None) -> Ticket:
+    def _put_ticket(
+        self, answer: Answer, position: int, prefix: bytes, charge: Charge | None
+    ) -> Callable[[Put, Outcome], None]:
         evictions = self._service.evictions
         uses = prefix in evictions.follows
 
@@ -184,22 +206,24 @@ class Changes:
 
         return came
 
-    def _change_each(self, peer: Peer, request: wire.Request, change: Any) -> None:
-        """Changes each of some objects; those that have ended are absent."""
+    def _change_each(self, peer: Peer, request: wire.Request, change: Any, *, removes: bool = False) -> None:
+        """Changes each of some objects, or removes it; those that have ended are absent."""
         keys = request.arguments
         objects, ended = self._service.objects, self._service.lifetimes.ended
         prefix = objects.check_batch(peer, request, len(keys), WRITE)
         answer = Answer(peer, request, len(keys))
         origin = self.origin(peer, prefix)
+        witnessed = removes and origin.any_owner
         changes: list[tuple[Change, Ticket]] = []
         for position, name in objects.names(answer, prefix, keys):
             if ended and name in ended:
                 self._service.settle(answer, position, _ABSENT)
             else:
-                changes.append((change(name, origin), self._item_ticket(answer, position, prefix)))
+                ticket = self._item_ticket(answer, position, prefix)
+                changes.append((change(name, origin), self.witness(origin, ticket) if witnessed else ticket))
         self._orders.change(changes, answer)
 
-    def _item_ticket(self, answer: Answer, position: int, prefix: bytes) -> Ticket:
+    def _item_ticket(self, answer: Answer, position: int, prefix: bytes) -> Callable[[Any, Outcome], None]:
         def came(operation: Any, outcome: Outcome) -> None:
             self._orders.observe(operation.name, outcome.seen)
             self._service.evictions.changed(operation.name)

@@ -30,6 +30,26 @@ Ticket = Callable[[Any, Outcome], None] | None
 """What to do with the outcome of an operation."""
 
 
+class Witness:
+    """A ticket of a change that has to know what stood under the name before.
+
+    Only when it is the change's turn that can be told: others may have changed the name since it was asked for.
+
+    Args:
+        then: takes the operation, its outcome, and what the index had of the name, as `Index.seen`.
+    """
+
+    __slots__ = ("_then", "was")
+
+    def __init__(self, then: Callable[[Any, Outcome, int | None], None]) -> None:
+        self._then = then
+        self.was: int | None = None
+
+    def __call__(self, operation: Any, outcome: Outcome) -> None:
+        """Takes the outcome."""
+        self._then(operation, outcome, self.was)
+
+
 class Orders:
     """Jobs on their way out and back.
 
@@ -87,7 +107,7 @@ class Orders:
         ready = [change for change in changes if self._turns.take(change[0].name, (*change, owner))]
         for operation, _ in ready:
             self._coherence.begin(operation.name)
-        tickets = [self._change_ticket(ticket) for _, ticket in ready]
+        tickets = [self._change_ticket(operation.name, ticket) for operation, ticket in ready]
         self.order_in_parts([operation for operation, _ in ready], tickets, owner)
 
     def look_ticket(self, name: bytes, then: Ticket = None) -> Ticket:
@@ -145,7 +165,10 @@ class Orders:
 
         return surveyed
 
-    def _change_ticket(self, ticket: Ticket) -> Ticket:
+    def _change_ticket(self, name: bytes, ticket: Ticket) -> Ticket:
+        if type(ticket) is Witness:
+            ticket.was = self._index.seen(name)
+
         def changed(operation: Change, outcome: Outcome) -> None:
             if outcome.word in _UNLINKED or (outcome.word == b"same" and _takes_place(operation)):
                 self.unlinked(operation.name)
@@ -154,7 +177,7 @@ class Orders:
             if following is not None:
                 next_operation, next_ticket, next_owner = following
                 self._coherence.begin(next_operation.name)
-                self.order([next_operation], [self._change_ticket(next_ticket)], next_owner)
+                self.order([next_operation], [self._change_ticket(next_operation.name, next_ticket)], next_owner)
             if ticket is not None:
                 ticket(operation, outcome)
 

@@ -262,7 +262,9 @@ class Transfers:
             service.settle(answer, 0, outcome)
 
         service.evictions.hurry(upload.name)
-        service.orders.change([(operation, committed)], answer)
+        witnessed = upload.replace and upload.origin.any_owner
+        ticket = self._changes.witness(upload.origin, committed) if witnessed else committed
+        service.orders.change([(operation, ticket)], answer)
 
     def _close(self, upload: Upload, answer: Answer | None, outcome: Outcome) -> None:
         """Gives an upload up; its room is free when its file is closed, and only then is somebody told so."""
