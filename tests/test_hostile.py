@@ -1082,6 +1082,7 @@ def _sessions(peer: Peer) -> dict[bytes, list[bytes]]:
         b"drop": [b"nothing"],
         b"list": [],
         b"usage": [],
+        b"events": [b"1.0 default"],
         b"status": [],
         b"upload": [b"victim-short"],
         b"write": [upload, b"0", b"bytes"],

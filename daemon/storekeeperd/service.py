@@ -138,6 +138,7 @@ class Service:
             b"drop": foundations.drop,
             b"status": accounts.status,
             b"usage": accounts.usage,
+            b"events": accounts.events,
             b"list": listings.list_names,
             b"upload": transfers.upload,
             b"write": transfers.write,
@@ -403,7 +404,7 @@ class Service:
         if verb == b"get":
             # The options are not looked at: of objects of other namespaces little is known here.
             return self.objects.weigh(b"", message[start + 4 :])
-        return self.limits.message_bytes_max if verb in (b"read", b"list") else 0
+        return self.limits.message_bytes_max if verb in (b"read", b"list", b"events") else 0
 
     def _abandon(self, answer: Answer | None, error: InternalError) -> None:
         if answer is not None and answer.left > 0:
