@@ -106,6 +106,11 @@ def level(user: User, name: str) -> int:
     return READ if is_one_of(user, kind.read) else NONE
 
 
+def readable(user: User, name: str) -> set[str]:
+    """Of which namespaces a user is told who asks about one: the default one stands for all."""
+    return {other for other in KINDS if level(user, other)} if name == "default" else {name}
+
+
 def may_change(user: User, name: str, owner: User) -> bool:
     """Whether a user may replace, remove, touch and pin an object."""
     reached = level(user, name)
@@ -204,6 +209,10 @@ def cases(user: User, name: str) -> Iterator[Case]:
     yield case("usage", "usage", allowed=reads, result=lambda t: t["objects"] > 0)
     yield case("usage, by user", "usage", by="user", allowed=reads, result=lambda t: bool(t["users"]))
     yield case("usage, by namespace", "usage", by="namespace", allowed=reads, result=lambda t: bool(t["namespaces"]))
+
+    yield case(
+        "events", "events", allowed=reads, result=lambda t: {e.namespace for e in t.events} <= readable(user, name)
+    )
 
     # writing
     mine = (user.uid, new)
@@ -554,6 +563,7 @@ def test_what_one_may_not_read_is_refused_with_the_same_words_whether_it_is_ther
         ("usage", {"fresh": True}),
         ("usage", {"by": "user"}),
         ("list", {"fresh": True}),
+        ("events", {}),
     ):
         assert stage.crew["stranger"].do(verb, namespace="closed", **options)[0] == "denied"
 
@@ -568,6 +578,7 @@ def test_what_one_may_not_read_is_not_counted_in_what_one_is_told(stage: Stage) 
             "by user": stranger.get("usage", by="user"),
             "by namespace": stranger.get("usage", by="namespace"),
             "namespaces": stranger.get("namespaces"),
+            "events": stranger.get("events"),
         }
 
     before = told()
@@ -575,6 +586,8 @@ def test_what_one_may_not_read_is_not_counted_in_what_one_is_told(stage: Stage) 
     stage.adopt("closed", secret, "secret", b"secret")
     assert "secret" in stage.root.get("list", fresh=True, namespace="closed")
     assert str(secret) in stage.root.get("usage", by="user")["users"]
+    stage.root.get("evict", "secret", namespace="closed")
+    assert [event.owner for event in stage.root.get("events", namespace="closed").events][-1] == secret
     assert told() == before
     assert "closed" not in repr(before) and str(secret) not in repr(before)
     stage.root.get("evict_batch", stage.root.get("list", "secret", namespace="closed"), namespace="closed")

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from storekeeper.client import Client
     from storekeeper.errors import StorekeeperError
+    from storekeeper.events import Event, News
     from storekeeper.listing import ObjectInfo
 
-__all__ = ["Client", "ObjectInfo", "StorekeeperError", "__version__"]
+__all__ = ["Client", "Event", "News", "ObjectInfo", "StorekeeperError", "__version__"]
 __version__ = "0.1.0"
 
-_HOMES = {"Client": "client", "ObjectInfo": "listing", "StorekeeperError": "errors"}
+_HOMES = {
+    "Client": "client",
+    "Event": "events",
+    "News": "events",
+    "ObjectInfo": "listing",
+    "StorekeeperError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

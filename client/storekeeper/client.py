@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from storekeeper import listing, ranges, wire
+from storekeeper import events, listing, ranges, wire
 from storekeeper.address import default_address, expected_servers, normal_address
+from storekeeper.events import News
 from storekeeper.exchange import Exchange
 from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.session import Session
@@ -285,6 +286,19 @@ class Client:
         if by is not None:
             options = {**options, "by": by}
         return self._traffic.ask(b"usage", [], options).details
+
+    def events(self, after: Sequence[str] = (), *, namespace: str | None = None) -> News:
+        """Returns what became of objects at the hands of others than their owners: of the daemon, or another user.
+
+        That is, of this namespace - of all that you may read if it is the default one. A limited number is kept, and
+        none across a restart of the daemon.
+
+        Args:
+            after: the `marks` of an earlier answer: only what came after it.
+            namespace: of that namespace alone.
+        """
+        options = self._options if namespace is None else {"namespace": namespace}
+        return self._session.call(lambda exchange: events.news(exchange, options, after))
 
     # -- namespaces
 
