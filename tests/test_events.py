@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import pwd
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 from callers import FIRST_UID, User, callers
 from conftest import Daemon, eventually
 from mounts import needs_root
-from storekeeper import Client, Event, News
+from storekeeper import Client, Event, News, cli
 
 Hall = Callable[..., Daemon]
 
@@ -131,6 +136,75 @@ def test_a_restart_is_noticed_and_nothing_after_it_is_lost(daemon: Daemon, clien
     assert news.missed == ["default"]
     assert {event.key for event in news.events} == {"after1", "after2", "after3"}
     assert client.events(news.marks) == News([], news.marks, [])
+
+
+# -- the command line
+
+
+def shown(daemon: Daemon, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+@needs_root
+def test_events_are_shown_with_names_of_users_where_they_have_any(hall: Hall) -> None:
+    daemon = hall("[namespace.team]\n")
+    with callers(daemon.address, [ANNA, BERT, User(0, 0)]) as (anna, bert, root):
+        anna.get("put", b"12345", "a")
+        bert.get("put", b"1", "b", namespace="team")
+        root.get("evict", "a")
+        root.get("put", b"22", "b", replace=True, namespace="team")
+        anna.get("put", b"1", "c", ttl=0.01)
+        with daemon.client() as client:
+            waited(client, 3)
+        by = pwd.getpwuid(0).pw_name
+        lines = [line.split() for line in shown(daemon, "events")]
+        assert [line[1:] for line in lines] == [
+            ["evicted", "asked", "5", str(ANNA.uid), by, "a"],
+            ["replaced", "asked", "1", str(BERT.uid), by, "team/b"],
+            ["evicted", "expired", "1", str(ANNA.uid), "-", "c"],
+        ]
+        assert all(line[0].startswith(time.strftime("%Y-")) for line in lines)
+        (line,) = shown(daemon, "--namespace", "team", "events", "--json")
+        told = json.loads(line)
+        assert abs(told.pop("when") - time.time()) < 60
+        assert told == {
+            "namespace": "team",
+            "number": 1,
+            "key": "b",
+            "what": "replaced",
+            "why": "asked",
+            "size": 1,
+            "owner": BERT.uid,
+            "by": 0,
+        }
+
+
+def test_following_goes_on_over_a_restart_until_it_is_interrupted(daemon: Daemon, client: Client) -> None:
+    client.put(b"1", "before", ttl=0.01)
+    waited(client, 1)
+    command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, "events", "--follow"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline().endswith(" before\n")
+            client.put(b"1", "later", ttl=0.01)
+            assert process.stdout.readline().endswith(" later\n")
+            daemon.kill()
+            daemon.start()
+            client.put(b"1", "after", ttl=0.01)
+            assert process.stdout.readline().endswith(" after\n")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            said = process.stderr.read().splitlines()
+        finally:
+            process.kill()
+    assert said == ["storekeeper: some events of namespace default are not kept any more"]
+
+
+def test_an_event_of_which_little_is_known_has_a_line_too() -> None:
+    line = cli._line(Event("default", 1, 2.0, "k", "evicted", "asked", by=61_999))
+    assert line.split()[1:] == ["evicted", "asked", "?", "?", "61999", "k"]
 
 
 def test_an_event_is_a_small_value() -> None:

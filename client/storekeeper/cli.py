@@ -22,12 +22,15 @@ from storekeeper import wire
 from storekeeper.amounts import DURATIONS, SIZES, Amount, Owner
 from storekeeper.client import TIMEOUT_S, Client
 from storekeeper.errors import BatchFailed, StorekeeperError
+from storekeeper.events import Event
 from storekeeper.files import bar, contents, fetch, fetch_file
 from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.traffic import Terms
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FOLLOW_S = 1.0
+"""How often `events --follow` asks."""
 ABSENT = 1
 """Exit status: something asked for is not there."""
 STATUS_OF = {
@@ -440,6 +443,32 @@ def drop(client: Client, name: str) -> None:
 
 
 @cli.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on, until interrupted.")
+@as_json
+@click.pass_obj
+@_reports
+def events(client: Client, follow: bool, as_json: bool) -> None:
+    """Show which objects the daemon, or another user than their owner, has evicted or replaced.
+
+    Of each: when, what, why, size in bytes, owner, by whom or for whose put, and which object. Of the namespace; of all
+    that you may read if that is the default one.
+    """
+    news = client.events()
+    while True:
+        for name in news.missed:
+            click.echo(f"storekeeper: some events of namespace {name} are not kept any more", err=True)
+        for event in news.events:
+            if as_json:
+                _print_json(event._asdict())
+            else:
+                click.echo(_line(event))
+        if not follow:
+            return
+        time.sleep(FOLLOW_S)
+        news = client.events(news.marks)
+
+
+@cli.command()
 @as_json
 @click.pass_obj
 @_reports
@@ -487,6 +516,14 @@ def _sum(told: dict[str, Any]) -> str:
     unsized = told["objects_not_sized"]
     more = f" in {told['objects'] - unsized} of them, the others were not looked at yet" if unsized else ""
     return f"{told['objects']} objects, {told['bytes']} bytes{more}"
+
+
+def _line(event: Event) -> str:
+    size = "?" if event.size is None else event.size
+    owner = "?" if event.owner is None else _user(event.owner)
+    by = "-" if event.by is None else _user(event.by)
+    name = event.key if event.namespace == "default" else f"{event.namespace}/{event.key}"
+    return f"{_moment(event.when)} {event.what:<8} {event.why:<7} {size:>12} {owner:<8} {by:<8} {name}"
 
 
 def _user(uid: int) -> str:
