@@ -204,6 +204,7 @@ class Keeper:
         self._listener.go_on()
         self._jobs.begin_turn()  # only now: what came before must not take its slice
         self._pump_jobs()
+        self._reconciler.listen()
         looks = self._service.ask_disk(_LOOKS_PER_TURN)
         self._pump_jobs()
         self._service.barriers.proceed()
