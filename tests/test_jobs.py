@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
+import math
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from conftest import eventually
 from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
 from storekeeperd.disk import WouldWait
-from storekeeperd.jobs import Jobs, _gather
+from storekeeperd.jobs import Jobs
 from storekeeperd.operations import (
     Budget,
     Close,
@@ -427,7 +426,20 @@ def test_threads_are_not_given_all_that_one_peer_has_asked_for(jobs: Jobs, disk:
 # -- group commit
 
 
-def test_durable_puts_that_wait_are_carried_out_together(jobs: Jobs, disk: FakeDisk) -> None:
+def finished_in_time(jobs: Jobs, clock: Clock, count: int) -> list[Job]:
+    """Returns so many jobs, with a clock that goes."""
+    finished: list[Job] = []
+
+    def are_there() -> bool:
+        clock.now += 0.001
+        finished.extend(jobs.done())
+        return len(finished) >= count
+
+    eventually(are_there)
+    return finished
+
+
+def test_durable_puts_that_wait_are_carried_out_together(jobs: Jobs, disk: FakeDisk, clock: Clock) -> None:
     first, release = threading.Event(), threading.Event()
 
     def behave(operation: Operation, wait: bool) -> None:
@@ -440,36 +452,43 @@ def test_durable_puts_that_wait_are_carried_out_together(jobs: Jobs, disk: FakeD
     for _ in range(8):
         jobs.start(job(put(durable=True)))
     release.set()
-    finished: list[Job] = []
-    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 9)  # type: ignore[func-returns-value]
+    finished = finished_in_time(jobs, clock, 9)
     assert disk.groups == [1, 8]
     assert all(len(each.outcomes) == 1 for each in finished)
 
 
-def test_a_group_has_no_more_puts_than_allowed_but_for_one_request(disk: FakeDisk) -> None:
-    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-    limits = Limits(commit_group_max=4)
-    for _ in range(6):
-        given.put(job(put(durable=True)))
-    given.put(job(*[put(durable=True)] * 6))
-    given.put(None)
-    assert [len(_gather(given, 1, limits)[0]) for _ in range(3)] == [4, 3, 0]
+def test_what_is_held_back_for_others_goes_out_when_it_is_due(
+    jobs: Jobs, disk: FakeDisk, clock: Clock, woken: threading.Event
+) -> None:
+    for number in range(2):  # the second one comes while the first is under way: from now on two are expected
+        jobs.start(job(put(durable=True)))
+        assert jobs.due == math.inf, number
+    finished: list[Job] = []
+    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 1)  # type: ignore[func-returns-value]
+    assert jobs.due == clock.now + Limits().commit_delay_ms_max / 1000
+    assert jobs.done() == []
+    clock.now = jobs.due
+    eventually(lambda: finished.extend(jobs.done()) or len(finished) == 2)  # type: ignore[func-returns-value]
+    assert jobs.due == math.inf
 
 
-def test_a_lone_durable_put_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-    given.put(job(put(durable=True)))
-    began = time.monotonic()
-    assert len(_gather(given, 1, Limits(commit_delay_ms_max=60_000.0))[0]) == 1
-    assert time.monotonic() - began < 30
+def test_what_is_held_back_at_the_end_is_done_all_the_same(disk: FakeDisk, clock: Clock) -> None:
+    jobs = Jobs(disk, Limits(), lambda: None, clock)  # type: ignore[arg-type]
+    first, release = threading.Event(), threading.Event()
 
+    def behave(operation: Operation, wait: bool) -> None:
+        first.set()
+        assert release.wait(10)
 
-def test_others_are_waited_for_no_longer_than_allowed() -> None:
-    given: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-    given.put(job(put(durable=True)))
-    began = time.monotonic()
-    assert len(_gather(given, 8, Limits(commit_delay_ms_max=20.0))[0]) == 1
-    assert time.monotonic() - began >= 0.015
+    disk.behave = behave
+    ordered = [job(put(durable=True)) for _ in range(100)]
+    for each in ordered:
+        jobs.start(each)
+    assert first.wait(10)
+    release.set()
+    jobs.close(10)
+    assert sorted(map(id, jobs.done())) == sorted(map(id, ordered))
+    assert disk.groups == [1, 32, 32, 32, 3]
 
 
 def test_a_fault_in_a_group_is_an_outcome_of_every_put(
@@ -491,7 +510,7 @@ def test_a_fault_in_a_group_is_an_outcome_of_every_put(
 
 @pytest.mark.parametrize("operation", [put(), put(durable=True), Look(b"k"), evict(b"k", small=False), read(0)])
 def test_what_a_peer_has_ordered_who_left_is_not_done(
-    jobs: Jobs, disk: FakeDisk, woken: threading.Event, operation: Operation
+    jobs: Jobs, disk: FakeDisk, clock: Clock, operation: Operation
 ) -> None:
     owner = Owner(1)
     release = threading.Event()
@@ -506,8 +525,7 @@ def test_what_a_peer_has_ordered_who_left_is_not_done(
     owner.peer.gone = True
     release.set()
     if not started:
-        finished: list[Job] = []
-        eventually(lambda: finished.extend(jobs.done()) or ordered in finished)  # type: ignore[func-returns-value]
+        finished_in_time(jobs, clock, 21)
     assert [outcome.word for outcome in ordered.outcomes] == [b"timed_out"]
     assert operation not in [done for done, _, _ in disk.performed if done is operation]
 

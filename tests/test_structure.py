@@ -62,6 +62,7 @@ PURE = {
     "storekeeperd.evictions",
     "storekeeperd.chronicle",
     "storekeeperd.selection",
+    "storekeeperd.groups",
     "storekeeperd.rota",
     "storekeeperd.users",
     "storekeeperd.metadata",

@@ -24,6 +24,7 @@ from storekeeperd import faults
 from storekeeperd.config import Limits
 from storekeeperd.disk import Disk, WouldWait
 from storekeeperd.ground import Stay
+from storekeeperd.groups import Groups
 from storekeeperd.operations import (
     Commit,
     Evict,
@@ -118,19 +119,25 @@ class Jobs:
         self._slice_ends = math.inf  # until the first turn begins
         threads = (limits.pool_threads + 2) // 3
         # What waits for the platter has threads of its own, so that reads never wait for somebody's fsync; and so have
-        # looks that no client waits for, of which there may be a million. Small durable puts share their waits.
+        # looks that no client waits for, of which there may be a million. Small durable puts share theirs (groups.py).
         self._reads = Lane("job", threads, _AHEAD, self._work)
         self._syncs = Lane("slow-job", threads, _AHEAD, self._work)
         self._looks = Lane("look", threads, _AHEAD, self._work)
-        self._commits = Lane("commit", 1, 2 * limits.commit_group_max, self._commit)
-        self._lanes = (self._reads, self._syncs, self._looks, self._commits)
+        self._lanes = (self._reads, self._syncs, self._looks)
+        self._groups = Groups(limits.commit_group_max, limits.commit_delay_ms_max / 1000)
+        self._given_groups: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._done_groups: deque[list[Job]] = deque()
+        self._committer = threading.Thread(target=self._commit, name="storekeeperd-commit", daemon=True)
         self._waiting = Rota()  # for the loop
         self._done: deque[tuple[Lane, Job]] = deque()
         self.inline_jobs = 0
         self.pool_jobs = 0
-        for lane in self._lanes:
-            for thread in lane.threads:
-                thread.start()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def _threads(self) -> list[threading.Thread]:
+        return [self._committer, *(thread for lane in self._lanes for thread in lane.threads)]
 
     def begin_turn(self) -> None:
         """Allows the loop its slice of inline work anew."""
@@ -175,16 +182,29 @@ class Jobs:
         if jobs:
             for lane in self._lanes:
                 lane.give()
+        while self._done_groups:
+            group = self._done_groups.popleft()
+            self._groups.ended(len(group), self._clock())
+            jobs += group
+        if self._groups.due < math.inf:
+            self._give_group()
         return jobs
+
+    @property
+    def due(self) -> float:
+        """When `done` is to be called at the latest, as the clock has it; it may be endless."""
+        return self._groups.due
 
     def close(self, timeout_s: float) -> None:
         """Ends the threads after the jobs they have. Waits for them, but no longer than `timeout_s` in all."""
         for lane in self._lanes:
             lane.end()
+        while group := self._groups.end():
+            self._given_groups.put(group)
+        self._given_groups.put(None)
         deadline = self._clock() + timeout_s
-        for lane in self._lanes:
-            for thread in lane.threads:
-                thread.join(max(0.0, deadline - self._clock()))
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - self._clock()))
 
     # -- on the loop
 
@@ -216,19 +236,32 @@ class Jobs:
 
     def _hand_over(self, job: Job) -> None:
         self.pool_jobs += 1
-        self._lane(job).add(job)
+        if not job.outcomes and all(map(self._is_short, job.operations)):
+            self._groups.add(job, self._clock())
+            self._give_group()
+        else:
+            self._lane(job).add(job)
+
+    def _give_group(self) -> None:
+        group = self._groups.take(self._clock())
+        if group:
+            self._given_groups.put(group)
 
     def _lane(self, job: Job) -> Lane:
         first = job.operations[0]
         if isinstance(first, Survey):
             return self._looks
         if isinstance(first, Put) and first.durable:
-            return self._commits if not job.outcomes and all(map(self._is_short, job.operations)) else self._syncs
+            return self._syncs
         return self._syncs if isinstance(first, Commit | Verify | Task) else self._reads
 
     def _is_short(self, operation: Operation) -> bool:
+        """Whether an operation is a durable put that shares its waits with others."""
         return (
-            isinstance(operation, Put) and operation.small and len(operation.payload) <= self._limits.inline_bytes_max
+            isinstance(operation, Put)
+            and operation.durable
+            and operation.small
+            and len(operation.payload) <= self._limits.inline_bytes_max
         )
 
     def _is_quick(self, operation: Operation) -> bool:
@@ -264,24 +297,14 @@ class Jobs:
         self._done.append((lane, job))
         self._wake()
 
-    def _commit(self, lane: Lane) -> None:
-        """Carries out durable puts, as many together as there are.
-
-        Who was just answered is likely to put again. So a group is waited for until it has as many as the last one had
-        and left waiting, but never longer than `commit_delay_ms_max`; a client that is alone never waits.
-        """
-        expected = 1
-        while True:
-            group, ended = _gather(lane.given, expected, self._limits)
+    def _commit(self) -> None:
+        """Carries out durable puts, a group at a time."""
+        while (group := self._given_groups.get()) is not None:
             due = [job for job in group if not _is_moot(job)]
             if due:
                 self._put_together(due)
-            if group:
-                for job in group:
-                    self._finish(lane, job)
-            if ended:
-                return
-            expected = len(group) + lane.given.qsize()
+            self._done_groups.append(group)
+            self._wake()
 
     def _put_together(self, group: list[Job]) -> None:
         puts = [operation for job in group for operation in job.operations if isinstance(operation, Put)]
@@ -293,27 +316,6 @@ class Jobs:
             outcomes = [failed(fault, UNSEEN) for _ in puts]
         for job in group:
             job.outcomes, outcomes = outcomes[: len(job.operations)], outcomes[len(job.operations) :]
-
-
-def _gather(given: queue.SimpleQueue[Job | None], expected: int, limits: Limits) -> tuple[list[Job], bool]:
-    """Returns the jobs of the next group, and whether it is the last one; waits for the first of them."""
-    job = given.get()
-    if job is None:
-        return [], True
-    group = [job]
-    puts = len(job.operations)
-    deadline = time.monotonic() + limits.commit_delay_ms_max / 1000
-    while puts < limits.commit_group_max:
-        left_s = deadline - time.monotonic() if len(group) < expected else 0.0
-        try:
-            job = given.get(timeout=left_s) if left_s > 0 else given.get_nowait()
-        except queue.Empty:
-            break
-        if job is None:
-            return group, True
-        group.append(job)
-        puts += len(job.operations)
-    return group, False
 
 
 def _is_moot(job: Job) -> bool:

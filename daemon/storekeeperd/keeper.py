@@ -8,6 +8,7 @@ out, what it answers is sent. Stop: accept no more, finish what is under way, le
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import signal
@@ -131,7 +132,9 @@ class Keeper:
         self._idle: Timer | None = None
         self._stop_by: float | None = None
         self._alarm: Timer | None = None
+        self._group_timer: Timer | None = None
         self._alarm_ms = NEVER
+        self._group_due = math.inf
 
     def _outside(self, fixed: Collection[str]) -> Outside:
         """Returns what the service asks of the rest."""
@@ -212,6 +215,8 @@ class Keeper:
         lifetimes = self._service.lifetimes
         if lifetimes.begun or lifetimes.alarm_ms != self._alarm_ms:
             self._watch_ends()
+        if self._jobs.due != self._group_due:
+            self._watch_group()
         more = looks == _LOOKS_PER_TURN or self._jobs.unfinished or due
         if more or self._service.barriers.unheard or self._sizing.wanted:
             self._loop.wake()
@@ -234,6 +239,14 @@ class Keeper:
                     service.finished(job)
             self._listener.deliver()
             waited = self._jobs.go_on()
+
+    def _watch_group(self) -> None:
+        """Sees to it that durable puts that are held back for others go out in time."""
+        if self._group_timer is not None:
+            self._group_timer.cancel()
+        self._group_due, self._group_timer = self._jobs.due, None
+        if self._group_due < math.inf:
+            self._group_timer = self._loop.call_later(self._group_due - time.monotonic(), self._loop.wake)
 
     def _watch_ends(self) -> None:
         """Sees to it that objects end when they do: at their moment, or with their process."""
