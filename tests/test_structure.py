@@ -72,7 +72,7 @@ PURE = {
 }
 PURE_LIBRARY = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "difflib", "itertools", "json",
-    "heapq", "logging", "pathlib", "struct", "tomllib", "typing", "uuid",
+    "heapq", "logging", "math", "pathlib", "struct", "tomllib", "typing", "uuid",
 }  # fmt: skip
 
 
