@@ -22,17 +22,21 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from storekeeper import framing, zmtp
 from storekeeper.address import Servers, check_server, check_socket
 from storekeeper.errors import BadRequest, ProtocolError
 from storekeeper.lines import dropped, exhausted, late, somebody_listens, unreachable
+from storekeeper.spin import Spin
 
 _PATIENCE_S = 0.1
 """How long one receive waits in the kernel."""
 _CROWDED_S = 0.005
 """How soon to try again when the daemon's queue of new connections is full."""
+_SPIN_S = 100e-6
+"""How long an answer is looked for before it is waited for (spin.py)."""
 _READ_BYTES = 256 * 1024
 _MESSAGE_BYTES_MAX = 1 << 40
 _FRAMES_MAX = 1 << 20
@@ -89,6 +93,10 @@ class Stream:
         except OSError as error:
             raise exhausted(error) from None
         self._socket.setblocking(False)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        self._look = partial(poll.poll, 0)
+        self._spin = Spin(_SPIN_S)
 
     def send(self, frames: Sequence[Any]) -> None:
         """Queues a message; raises as `receive` if nobody is there.
@@ -216,6 +224,8 @@ class Stream:
             return
         flags = 0
         sends = bool(self._out and self._greeted)
+        if not sends and self._greeted:
+            self._spin.until(self._look)
         if sends or left_s < _PATIENCE_S:
             self._poll(left_s, sends=sends)
             flags = socket.MSG_DONTWAIT

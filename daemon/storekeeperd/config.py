@@ -44,6 +44,7 @@ class Limits:
         inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
         inline_slice_ms: how long the loop works on a batch before others have their turn.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
+        spin_us_max: how long the loop looks for the next request before it waits, while they lately came so soon.
         commit_delay_ms_max: how long a durable put may be held back so that others share its wait for the platter.
         commit_group_max: durable puts that share one; each is an open file meanwhile.
         pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names. One
@@ -77,6 +78,7 @@ class Limits:
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
+    spin_us_max: float = 50.0
     commit_delay_ms_max: float = 2.0
     commit_group_max: int = 32
     pool_threads: int = 6
@@ -242,12 +244,15 @@ def load(path: Path) -> dict[str, Any]:
     return settings
 
 
+_MAY_BE_NONE = ("spin_us_max",)
+
+
 def limits(settings: dict[str, Any]) -> Limits:
     """Returns limits with some of them set; raises `ConfigError` for an unknown name, type or size."""
     hints = get_type_hints(Limits)
     _check(settings, hints, "limits.")
     for name, value in settings.items():
-        if not 0 < value <= _LIMIT_MAX:
+        if not 0 < value <= _LIMIT_MAX and not (name in _MAY_BE_NONE and value == 0):
             raise ConfigError(f"limits.{name} must be greater than 0 and at most {_LIMIT_MAX}")
     if settings.get("pool_threads", 1) > _THREADS_MAX:
         raise ConfigError(f"limits.pool_threads must be at most {_THREADS_MAX}")

@@ -14,6 +14,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
+
+from storekeeper.spin import Spin
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +46,19 @@ class Loop:
 
     Args:
         on_wake: called in the loop after `wake`, and once per turn in which anything happened.
+        spin_s: how long to look for more before it waits, if it is `expectant`.
 
     Attributes:
         longest_turn_s: the longest time between two waits since the last reset.
         turn_started: when the present turn began, or the last one; as time.monotonic().
+        expectant: whether more is likely to come at once: then the loop looks for it for a moment before it waits.
     """
 
-    def __init__(self, on_wake: Callable[[], None]) -> None:
+    def __init__(self, on_wake: Callable[[], None], spin_s: float = 0.0) -> None:
         self._epoll = select.epoll()
+        self._look = partial(self._epoll.poll, 0, 256)
+        self._spin = Spin(spin_s)
+        self.expectant = False
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
@@ -109,7 +117,12 @@ class Loop:
         callbacks = self._callbacks
         clock = time.monotonic
         while self._running:
-            events = poll(self._wait_s(), 256)
+            wait_s = self._wait_s()
+            events = None
+            if self.expectant and wait_s:
+                self.expectant = False
+                events = self._spin.until(self._look)
+            events = events or poll(wait_s, 256)
             self.turn_started = started = clock()
             for descriptor, ready in events:
                 callback = callbacks.get(descriptor)
