@@ -30,9 +30,11 @@ class Carrier(Protocol):
 
     Attributes:
         pid: of the process that made it.
+        passes_descriptors: whether an answer may bring a descriptor.
     """
 
     pid: int
+    passes_descriptors: bool
 
     def send(self, frames: Sequence[Any]) -> None:
         """Queues a message to the daemon; never blocks.
@@ -52,6 +54,9 @@ class Carrier(Protocol):
             TimedOut: the daemon is there but sent nothing in time.
             DaemonUnreachable: the daemon went away, or was never there; a new carrier may find the next one.
         """
+
+    def take_descriptor(self) -> int:
+        """Returns the descriptor that came with the last message, -1 if none did; the caller has to close it."""
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""

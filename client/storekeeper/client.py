@@ -125,6 +125,15 @@ class Client:
             return self._traffic.get_into(key, into)
         return self.get_batch([key])[0]
 
+    def view(self, key: str) -> memoryview | None:
+        """Returns an object's bytes, read-only and without a copy: the file itself, mapped. None if there is none.
+
+        They stay as they are, whatever becomes of the key. Release the view when you are done (`with store.view(key)
+        as view:`, or let it go): until then it takes a connection, and space that counts as used though the object is
+        removed. Where nothing can be mapped - over ZeroMQ, or an object that others can write to - it is a copy.
+        """
+        return self._traffic.view(key)
+
     def exists(self, key: str, *, fresh: bool = False) -> bool:
         """Returns whether there is an object of that name.
 

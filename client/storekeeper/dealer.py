@@ -78,6 +78,8 @@ class Dealer:
         WrongServer: its socket is another user's.
     """
 
+    passes_descriptors = False
+
     def __init__(self, address: str, servers: Servers = frozenset()) -> None:
         check_socket(address, servers)
         self._servers = servers
@@ -146,6 +148,10 @@ class Dealer:
                 self._take_events()  # which connection it is: a forked child has to know
         frames: list[Any] = self._socket.recv_multipart(zmq.NOBLOCK, copy=copy)
         return frames if copy else [memoryview(frame) for frame in frames]
+
+    def take_descriptor(self) -> int:
+        """Returns -1: libzmq drops what descriptors it is sent."""
+        return -1
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""

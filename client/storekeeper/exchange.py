@@ -31,6 +31,7 @@ class Exchange:
     Attributes:
         deadline, ranged: the same, after `allow`.
         answered: whether the daemon has answered anything.
+        kept: whether its carrier is not to be used by other calls any more: whoever keeps it closes it.
     """
 
     def __init__(self, carrier: Carrier, deadline: float, *, ranged: bool = False, before_ns: int = 0) -> None:
@@ -38,6 +39,7 @@ class Exchange:
         self.deadline = deadline
         self.ranged = ranged
         self.answered = False
+        self.kept = False
         self._before_ns = before_ns
         self._under_way: set[bytes] = set()
 
@@ -83,6 +85,20 @@ class Exchange:
             raise ProtocolError("an answer to nothing that was asked")
         self._under_way.remove(request_id)
         return wire.decode_reply(frames)
+
+    @property
+    def passes_descriptors(self) -> bool:
+        """Whether an answer may bring a descriptor."""
+        return self._carrier.passes_descriptors
+
+    def take_descriptor(self) -> int:
+        """Returns the descriptor that came with the last reply, -1 if none did; the caller has to close it."""
+        return self._carrier.take_descriptor()
+
+    def keep(self) -> Carrier:
+        """Takes the carrier out of use: what the daemon holds for this connection is held until somebody closes it."""
+        self.kept = True
+        return self._carrier
 
     def drain(self) -> None:
         """Takes in the replies still under way, whatever they say, so that the carrier can serve another call."""

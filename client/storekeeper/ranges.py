@@ -73,13 +73,19 @@ class Download:
         key: which one.
         options: the namespace, if it is not the default one.
 
+        descriptor: whether to ask for one, where the carrier passes them.
+
     Attributes:
         size: of the object in bytes; None if there is none.
+        descriptor: of the object's file, for reading; -1 if none came. Whoever asked for it closes it.
     """
 
-    def __init__(self, exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> None:
+    def __init__(self, exchange: Exchange, key: bytes, options: Mapping[str, Any], *, descriptor: bool = False) -> None:
         self._exchange = exchange
+        if descriptor and exchange.passes_descriptors:
+            options = {**options, "descriptor": True}
         opened = exchange.ask(b"open", [key], options)
+        self.descriptor = exchange.take_descriptor()
         check_item(opened)
         self.size: int | None = None
         if opened.words != ["absent"]:
@@ -97,6 +103,10 @@ class Download:
             _give_up(exchange, error, b"close", self._handle)
             raise
         exchange.ask(b"close", [self._handle])
+
+    def begin_to_close(self) -> None:
+        """Asks for the end of it, and does not wait for the answer: `Exchange.drain` does."""
+        self._exchange.send(b"close", [self._handle])
 
     def _fetch_all(self, sink: Sink, progress: Progress) -> None:
         assert self.size is not None

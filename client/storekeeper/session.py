@@ -103,7 +103,8 @@ class Session:
                 raise
             else:
                 self.grace_s = math.inf
-                self._keep(carriers, carrier)
+                if not exchange.kept:
+                    self._keep(carriers, carrier)
                 return result
 
     def close(self) -> None:

@@ -21,11 +21,12 @@ import socket
 import struct
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from storekeeper import framing, zmtp
+from storekeeper import framing, wire, zmtp
 from storekeeper.address import Servers, check_server, check_socket
 from storekeeper.errors import BadRequest, ProtocolError
 from storekeeper.lines import dropped, exhausted, late, somebody_listens, unreachable
@@ -35,6 +36,8 @@ _PATIENCE_S = 0.1
 """How long one receive waits in the kernel."""
 _CROWDED_S = 0.005
 """How soon to try again when the daemon's queue of new connections is full."""
+_CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
+"""Room for one descriptor; the kernel closes what there is no room for."""
 _SPIN_S = 100e-6
 """How long an answer is looked for before it is waited for (spin.py)."""
 _READ_BYTES = 256 * 1024
@@ -76,6 +79,8 @@ class Stream:
         WrongServer: the address's socket is another user's.
     """
 
+    passes_descriptors = True
+
     def __init__(self, address: str, servers: Servers) -> None:
         check_socket(address, servers)
         self.pid = os.getpid()
@@ -85,8 +90,13 @@ class Stream:
         self._connected = False
         self._greeted = False  # by the daemon; nothing but our greeting is sent before
         self._out: list[Any] = []
+        self._descriptors: list[int] = []  # those that came, and nobody has taken
         self._engine = zmtp.Engine(
-            socket_type=b"DEALER", as_server=False, message_bytes_max=_MESSAGE_BYTES_MAX, frames_max=_FRAMES_MAX
+            socket_type=b"DEALER",
+            as_server=False,
+            message_bytes_max=_MESSAGE_BYTES_MAX,
+            frames_max=_FRAMES_MAX,
+            properties=[wire.DESCRIPTORS],
         )
         try:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -132,9 +142,15 @@ class Stream:
             return [bytes(frame) if type(frame) is bytearray else frame for frame in message]
         return message
 
+    def take_descriptor(self) -> int:
+        """Returns the descriptor that came with the last message, -1 if none did; the caller has to close it."""
+        return self._descriptors.pop() if self._descriptors else -1
+
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
         if self.pid == os.getpid():
+            while self._descriptors:
+                os.close(self._descriptors.pop())
             _sockets.pop(self._socket.fileno(), None)
             self._socket.close()
 
@@ -236,7 +252,7 @@ class Stream:
                 size = self._socket.recv_into(room, 0, flags)
                 engine.filled(size)
             else:
-                data = self._socket.recv(_READ_BYTES, flags)
+                data = self._receive_some(flags)
                 size = len(data)
                 engine.receive(data)
         except BlockingIOError:
@@ -245,6 +261,12 @@ class Stream:
             size = 0
         if not size:
             raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
+
+    def _receive_some(self, flags: int) -> bytes:
+        data, came, _, _ = self._socket.recvmsg(_READ_BYTES, _CONTROL_BYTES, flags | socket.MSG_CMSG_CLOEXEC)
+        for _, _, packed in came:
+            self._descriptors += array("i", packed)
+        return data
 
     def _poll(self, left_s: float, *, sends: bool) -> None:
         """Waits until something can be received, or sent of what waits, and sends that."""

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from storekeeper import ranges, wire
+from storekeeper import mappings, ranges, wire
 from storekeeper.errors import BatchFailed, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
 from storekeeper.exchange import Exchange
 from storekeeper.session import Session
@@ -145,7 +145,21 @@ class Traffic:
 
         return self._session.call(fetch)
 
+    def view(self, key: str) -> memoryview | None:
+        """Returns an object's bytes as they lie in the page cache, where they can be mapped; None if there is none."""
+        frame = wire.key_frame(key)
+        found = self._session.call(lambda exchange: mappings.view(exchange, frame, self._options))
+        if found is not mappings.NOT_MAPPED:
+            return found
+        data = self.get_many([key])[0]
+        return None if data is None else memoryview(data)
+
     def _get_large(self, key: str) -> bytes | None:
+        frame = wire.key_frame(key)
+        read = self._session.call(lambda exchange: mappings.read(exchange, frame, self._options))
+        return self._get_in_ranges(key) if read is mappings.NOT_MAPPED else read
+
+    def _get_in_ranges(self, key: str) -> bytes | None:
         target = io.BytesIO()
 
         def begin(_: int) -> ranges.Sink:
@@ -176,6 +190,11 @@ class Traffic:
                 raise ValueError(f"the object has {len(found)} bytes, the buffer {len(target)}")
             target[: len(found)] = found
             return len(found)
+
+        frame = wire.key_frame(key)
+        read = self._session.call(lambda exchange: mappings.read_into(exchange, frame, self._options, target))
+        if read is not mappings.NOT_MAPPED:
+            return read
 
         def begin(size: int) -> ranges.Sink:
             if size > len(target):

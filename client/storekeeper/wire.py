@@ -39,6 +39,8 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 """Payload bytes in one message; larger objects travel in ranges. The daemon's `status` tells its own limit."""
 BATCH_ITEMS_MAX = 1024
 """Items in one request."""
+DESCRIPTORS = (b"X-Descriptors", b"1")
+"""The property of a ZMTP handshake by which a client says that answers may bring descriptors."""
 RANGE_BYTES = 1024 * 1024
 """Bytes that a client asks for or sends per range: the fastest message size over ipc, measured."""
 
@@ -94,7 +96,7 @@ OPTIONS: dict[bytes, dict[str, type]] = {
     b"write": {},
     b"commit": {},
     b"abort": {},
-    b"open": _NAMESPACE,
+    b"open": {**_NAMESPACE, "descriptor": bool},
     b"read": {},
     b"close": {},
 }

@@ -10,6 +10,7 @@ Section names in comments are those of ZMTP 3.1 (rfc.zeromq.org/spec/37).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from storekeeper import framing
@@ -62,12 +63,25 @@ class Engine:
             is passed over as it arrives, never held, and handed out as `Overlong`.
         frames_max: frames in a message; more are a breach of protocol.
 
+        properties: what else it says of itself in the handshake.
+
     Attributes:
         outgoing: buffers the protocol itself has to send; the caller empties it.
         ready: whether the handshake is complete.
+        peer_properties: what the peer has said of itself, names in lower case; nothing of it is to be trusted.
     """
 
-    def __init__(self, *, socket_type: bytes, as_server: bool, message_bytes_max: int, frames_max: int) -> None:
+    def __init__(
+        self,
+        *,
+        socket_type: bytes,
+        as_server: bool,
+        message_bytes_max: int,
+        frames_max: int,
+        properties: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self.peer_properties: dict[bytes, bytes] = {}
+        self._properties = properties
         self.outgoing: list[Any] = [framing.greeting(as_server=as_server)]
         self.ready = False
         self._socket_type = socket_type
@@ -207,7 +221,7 @@ class Engine:
                 return False
             self._greeted = True
             self._position = GREETING_BYTES
-            self.outgoing.append(framing.encode_ready(self._socket_type, [(b"Identity", b"")]))
+            self.outgoing.append(framing.encode_ready(self._socket_type, [(b"Identity", b""), *self._properties]))
         while not self.ready:
             if not self._next_frame():
                 return False
@@ -334,7 +348,8 @@ class Engine:
             raise ProtocolError("unknown command")
 
     def _take_ready(self, data: bytes) -> None:
-        peer = parse_metadata(data).get(b"socket-type", b"")
+        self.peer_properties = parse_metadata(data)
+        peer = self.peer_properties.get(b"socket-type", b"")
         if peer not in _PEERS[self._socket_type]:
             reason = b"socket type not compatible"
             self.outgoing.append(framing.encode_command(b"ERROR", bytes([len(reason)]) + reason))

@@ -31,6 +31,7 @@ class Peer:
         begun: the answer that was begun last.
         rights, rights_version: what it may do in each namespace; see access.py.
         reads_default: the version of the rules by which it may read in the default namespace.
+        passes_descriptors: whether it has said that answers may bring it descriptors.
         process: which process it is, if that was asked (see processes.py); 0 if not.
     """
 
@@ -50,10 +51,17 @@ class Peer:
     rights_version: int = -1
     reads_default: int = -1
     process: int = 0
+    passes_descriptors: bool = False
 
 
 ITEM_BYTES = 1024
 """What an item takes beside its payload: an operation, its outcome, and who waits for it."""
+
+
+class WithDescriptor(list[Any]):
+    """The frames of a reply that brings a descriptor: whoever sends it passes that on, too, if it can."""
+
+    descriptor: int
 
 
 class Answer:
@@ -65,10 +73,14 @@ class Answer:
         items: how many results it takes.
         cost_bytes: payload bytes that the peer is owed, or has brought, until it is answered.
         payloads: whether every item brings a payload frame.
+
+    Attributes:
+        descriptor: one that the reply brings; -1: none. It stays ours, and open until the reply is sent.
     """
 
     __slots__ = (
         "cost_bytes",
+        "descriptor",
         "details",
         "left",
         "payloads",
@@ -86,6 +98,7 @@ class Answer:
         self.payloads: list[Any] = [b""] * items if payloads else []
         self.details: dict[str, Any] = {}
         self.left = items
+        self.descriptor = -1
         self.cost_bytes = cost_bytes + ITEM_BYTES * items
         peer.begun = self
         peer.owed_requests += 1
@@ -117,7 +130,12 @@ class Answer:
         """Ends what the peer is owed for this request; returns the frames of the reply."""
         self._end()
         request = self.request
-        return wire.encode_reply(request.envelope, request.id, b" ".join(self.words), self.payloads, self.details)
+        frames = wire.encode_reply(request.envelope, request.id, b" ".join(self.words), self.payloads, self.details)
+        if self.descriptor < 0:
+            return frames
+        bringing = WithDescriptor(frames)
+        bringing.descriptor = self.descriptor
+        return bringing
 
     def _end(self) -> None:
         peer = self.peer

@@ -44,6 +44,7 @@ class Limits:
         inline_bytes_max: bytes of an object that the loop itself reads or writes; longer ones go to the pool.
         inline_slice_ms: how long the loop works on a batch before others have their turn.
         slow_disk_ms: a disk call on the loop that takes longer sends all of them to the pool for a while.
+        descriptor_bytes_min: objects above this a client that takes descriptors fetches by one, not in a message.
         spin_us_max: how long the loop looks for the next request before it waits, while they lately came so soon.
         commit_delay_ms_max: how long a durable put may be held back so that others share its wait for the platter.
         commit_group_max: durable puts that share one; each is an open file meanwhile.
@@ -78,6 +79,7 @@ class Limits:
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
+    descriptor_bytes_min: int = 256 * 1024
     spin_us_max: float = 50.0
     commit_delay_ms_max: float = 2.0
     commit_group_max: int = 32

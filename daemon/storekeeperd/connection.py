@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from storekeeper import framing, wire, zmtp
 from storekeeper.errors import ProtocolError, StorekeeperError
-from storekeeperd.answers import Peer
+from storekeeperd.answers import Peer, WithDescriptor
 from storekeeperd.config import Limits
 from storekeeperd.loop import READ, WRITE, Loop
 from storekeeperd.service import HIT_AFTER, HIT_BEFORE
@@ -104,6 +104,7 @@ class Connection:
         self._held_bytes = 0  # of the buffers, as the user's sum has it
         self._events = READ
         self._opened = time.monotonic()
+        self._greeted = False
         self._last = False  # what waits is the last that is sent
         self._parked: list[wire.Frame] | None = None  # a message whose answer is too large just now
         self._began: float | None = None  # a message that is not complete
@@ -139,6 +140,20 @@ class Connection:
         for buffer in framing.encode_message(frames):
             self._out.append(buffer)
             self._out_bytes += len(buffer)
+
+    def hand_over(self, frames: WithDescriptor) -> None:
+        """Sends a message and the descriptor that it brings, if it can go out now; else it goes without.
+
+        Whoever asks for a descriptor can do without: he finds none beside the answer, and reads in ranges.
+        """
+        message = b"".join(framing.encode_message(frames))
+        sent = 0
+        if not self._out:  # a descriptor arrives with the first byte that it is sent with: unix(7), SCM_RIGHTS
+            with contextlib.suppress(OSError):
+                sent = socket.send_fds(self.socket, [message], [frames.descriptor])
+        if sent < len(message):
+            self._out.append(memoryview(message)[sent:])
+            self._out_bytes += len(message) - sent
 
     def send_last(self, frames: list[Any]) -> None:
         """Queues a message, after which the connection ends."""
@@ -206,6 +221,10 @@ class Connection:
     def _settle_up(self) -> None:
         """Puts down what is held now, and what is waited for."""
         engine, peer = self._engine, self.peer
+        if not self._greeted and engine.ready:
+            self._greeted = True
+            name, value = wire.DESCRIPTORS
+            peer.passes_descriptors = engine.peer_properties.get(name.lower()) == value
         paused = self._is_paused()
         wanted = (0 if paused else READ) | (WRITE if self._out else 0)
         if wanted != self._events:

@@ -22,6 +22,7 @@ from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
 from storekeeperd.metadata import CREATED_US_MAX, Metadata
 from storekeeperd.operations import (
+    SEALED,
     Begin,
     Close,
     Commit,
@@ -338,18 +339,24 @@ class Disk:
             over = self._sights.is_over(kept)
             if over:
                 return Outcome(b"absent", size)
-            seen = self._sights.of(kept, os.fstat(descriptor))
+            found = os.fstat(descriptor)
+            seen = self._sights.of(kept, found)
             if self._proofs.needs_reading(descriptor):
                 if not wait:
                     raise WouldWait
                 self._proofs.prove_file(descriptor)
-            return Outcome(wire.OK, seen, number=descriptor)
+            return Outcome(wire.OK, seen, SEALED if self._is_sealed(found) else b"", number=descriptor)
         except BaseException:
             over = True
             raise
         finally:
             if over:
                 os.close(descriptor)
+
+    @staticmethod
+    def _is_sealed(found: os.stat_result) -> bool:
+        """Whether a file never changes: nobody but us could write to it, and we never do once it has a name."""
+        return found.st_uid == os.geteuid() and not found.st_mode & 0o222
 
     def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))

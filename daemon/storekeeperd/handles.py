@@ -69,21 +69,22 @@ class Handles:
         peer.user.handles -= 1
         self.taken -= 1
 
-    def hand_out(self, peer: Peer, transfer: Any) -> bytes:
-        """Uses a reserved place; returns the handle."""
+    def hand_out(self, peer: Peer, transfer: Any, *, lasting: bool = False) -> bytes:
+        """Uses a reserved place; returns the handle. A lasting one may be left alone while its connection is there."""
         peer.opening -= 1
         self._last += 1
         handle = str(self._last).encode()
         peer.handles[handle] = transfer
         peer.user.listings += isinstance(transfer, Listing)
-        self._used[handle] = peer, self._now
+        if not lasting:
+            self._used[handle] = peer, self._now
         return handle
 
     def take_back(self, peer: Peer, handle: wire.Frame) -> Any:
         """Ends a handle; returns what it stood for."""
         self.taken -= 1
         peer.user.handles -= 1
-        del self._used[bytes(handle)]
+        self._used.pop(bytes(handle), None)
         transfer = peer.handles.pop(bytes(handle))
         peer.user.listings -= isinstance(transfer, Listing)
         return transfer
@@ -97,8 +98,8 @@ class Handles:
                 "this connection has no such handle; handles end with their connection, "
                 f"and when they were not used for {self._limits.handle_idle_s:g} s"
             )
-        del self._used[key]  # to the end
-        self._used[key] = peer, self._now
+        if self._used.pop(key, None) is not None:  # to the end
+            self._used[key] = peer, self._now
         return transfer
 
     def expire(self, now: float) -> None:

@@ -13,11 +13,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 
 from storekeeper import wire, zmtp
 from storekeeper.errors import Busy, ProtocolError
 from storekeeperd import faults
-from storekeeperd.answers import Peer
+from storekeeperd.answers import Peer, WithDescriptor
 from storekeeperd.config import Limits
 from storekeeperd.connection import Connection, Stalled
 from storekeeperd.loop import READ, Loop
@@ -94,7 +95,7 @@ class Listener:
         else:
             self._service.request(peer, message)
         replies = self._service.replies
-        while replies and replies[0][0] is peer:
+        while replies and replies[0][0] is peer and type(replies[0][1]) is not WithDescriptor:
             connection.send(replies.popleft()[1])
 
     def deliver(self) -> None:
@@ -105,7 +106,10 @@ class Listener:
             peer, frames = replies.popleft()
             connection = peer.carrier
             if connection is not None:
-                connection.send(frames)
+                if type(frames) is WithDescriptor:
+                    self._guard(connection, partial(connection.hand_over, frames))
+                else:
+                    connection.send(frames)
                 connections[connection] = None
         for connection in connections:
             self._guard(connection, connection.flush)

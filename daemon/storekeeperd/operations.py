@@ -38,6 +38,10 @@ class Outcome:
     error: StorekeeperError | None = None
 
 
+SEALED = b"sealed"
+"""The payload of an Open of an object that never changes: its descriptor may be handed out, to be mapped."""
+
+
 def failed(error: StorekeeperError, seen: int = UNSEEN) -> Outcome:
     """Returns the outcome of an operation that met an error."""
     # Where it was raised leads to frames, and these to the job that will hold the outcome: a cycle, with its payload.

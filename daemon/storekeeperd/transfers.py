@@ -27,6 +27,7 @@ from storekeeperd.handles import Handles, arguments
 from storekeeperd.ledger import Charge, SpaceFull
 from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import (
+    SEALED,
     Begin,
     Close,
     Commit,
@@ -279,7 +280,11 @@ class Transfers:
     # -- downloads
 
     def open(self, peer: Peer, request: wire.Request) -> None:
-        """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it."""
+        """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it.
+
+        With the option `descriptor` the reply brings one for reading, if the object is one that never changes. Its
+        space counts as taken until the handle ends, with the connection at the latest.
+        """
         name, prefix = self._one_name(peer, request, READ)
         if name in self._service.lifetimes.ended:
             self._service.reply(peer, request, b"absent")
@@ -300,7 +305,10 @@ class Transfers:
                 download = Download(name, outcome.number, size_of(seen), owner_of(seen), prefix)
                 self._reading.setdefault(name, []).append(download)
                 self._service.evictions.use(prefix, name)
-                answer.details["handle"] = self.handles.hand_out(peer, download).decode()
+                if request.options.get("descriptor") and outcome.payload == SEALED:
+                    answer.descriptor = outcome.number
+                handle = self.handles.hand_out(peer, download, lasting=answer.descriptor >= 0)
+                answer.details["handle"] = handle.decode()
                 answer.details["size"] = download.size_bytes
             self._service.settle(answer, 0, outcome)
 

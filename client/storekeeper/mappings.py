@@ -1,0 +1,112 @@
+"""Large objects by a descriptor that the daemon hands out: read, or mapped, without a byte passing through a socket.
+
+Owns what is done with such a descriptor. The daemon gives one only of a file that never changes, so a mapping of it
+cannot be cut short under its reader; where it gives none the caller goes on in ranges (ranges.py).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
+
+from storekeeper.carriers import Carrier
+from storekeeper.errors import from_wire
+from storekeeper.exchange import Exchange
+from storekeeper.ranges import Download
+
+T = TypeVar("T")
+
+
+class _Nothing(Enum):
+    NOT_MAPPED = "not mapped"
+
+
+NOT_MAPPED: Final = _Nothing.NOT_MAPPED
+"""Returned if no descriptor came: the object has to be fetched otherwise."""
+Unless = Literal[_Nothing.NOT_MAPPED]
+
+_READ_BYTES = 1 << 30  # read(2) takes no more than 2 GiB at once
+
+
+class _Mapped(mmap.mmap):
+    """A mapping that ends its connection when it ends: the daemon then knows that nobody looks at the file any more."""
+
+    carrier: Carrier
+
+    def __del__(self) -> None:
+        self.carrier.close()
+
+
+def view(exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> memoryview | Unless | None:
+    """Returns the bytes of an object, mapped; the exchange's carrier is kept for as long as they are."""
+
+    def use(download: Download, size: int) -> memoryview:
+        mapped = _Mapped(download.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        mapped.carrier = exchange.keep()
+        return memoryview(mapped)
+
+    return _use(exchange, key, options, use)
+
+
+def read(exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> bytes | Unless | None:
+    """Returns the bytes of an object."""
+
+    def use(download: Download, size: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = os.read(download.descriptor, min(size, _READ_BYTES))
+            if not part:
+                raise from_wire("disk_failed", "the object became shorter while it was read")
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    return _use(exchange, key, options, use)
+
+
+def read_into(exchange: Exchange, key: bytes, options: Mapping[str, Any], target: memoryview) -> int | Unless | None:
+    """Reads an object into a buffer; returns its size.
+
+    Raises:
+        ValueError: the buffer is too short; nothing was written into it.
+    """
+
+    def use(download: Download, size: int) -> int:
+        if size > len(target):
+            raise ValueError(f"the object has {size} bytes, the buffer {len(target)}")
+        done = 0
+        while done < size:
+            count = os.readv(download.descriptor, [target[done : min(size, done + _READ_BYTES)]])
+            if not count:
+                raise from_wire("disk_failed", "the object became shorter while it was read")
+            done += count
+        return size
+
+    return _use(exchange, key, options, use)
+
+
+def _use(
+    exchange: Exchange, key: bytes, options: Mapping[str, Any], use: Callable[[Download, int], T]
+) -> T | Unless | None:
+    """Opens an object and does something with its descriptor, and with its size."""
+    if not exchange.passes_descriptors:
+        return NOT_MAPPED
+    download = Download(exchange, key, options, descriptor=True)
+    try:
+        size = download.size
+        if size is None:
+            return None
+        found: T | Unless = NOT_MAPPED
+        if download.descriptor >= 0 and size:
+            exchange.allow(size)
+            found = use(download, size)
+        if not exchange.kept:
+            download.begin_to_close()
+            exchange.drain()
+        return found
+    finally:
+        if download.descriptor >= 0:
+            os.close(download.descriptor)
