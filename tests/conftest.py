@@ -24,6 +24,9 @@ from storekeeper.lines import somebody_listens
 from storekeeperd import sight
 from storekeeperd.ground import Ground
 
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+"""The command line on a daemon: arguments and standard input → how it ended."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=2000, help="worlds that test_simulation runs")
@@ -148,6 +151,17 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
+def run(daemon: Daemon, tmp_path: Path) -> Run:
+    """Gives a function that runs `storekeeper` on `daemon`."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
 def hall() -> Iterator[Callable[..., Daemon]]:
     """Gives a function that starts daemons with a configuration, where every user of this machine can reach them."""
     with tempfile.TemporaryDirectory(prefix="sk-") as made:
@@ -170,6 +184,13 @@ def seed(request: pytest.FixtureRequest) -> int:
     chosen = random.SystemRandom().randrange(1 << 32) if given is None else int(given)
     print(f"--seed {chosen}")
     return chosen
+
+
+def tell(run: Run, *arguments: str, stdin: bytes = b"", status: int = 0) -> str:
+    """Returns what a command printed; fails unless it ended as it should."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == status, done.stderr
+    return done.stdout.decode()
 
 
 def adopt(ground: Ground) -> None:
