@@ -145,7 +145,7 @@ FILE_CALLS = {
 }  # fmt: skip
 
 
-def test_only_disk_and_home_touch_the_files_of_a_store() -> None:
+def test_only_these_modules_touch_the_files_of_a_store() -> None:
     allowed = {
         "disk",
         "publisher",
@@ -154,6 +154,8 @@ def test_only_disk_and_home_touch_the_files_of_a_store() -> None:
         "checksums",
         "proofs",
         "home",
+        "folders",
+        "lock",
         "papers",
         "features",
         "ground",
