@@ -21,8 +21,8 @@ import pytest
 
 from storekeeper import Client
 from storekeeper.lines import somebody_listens
-from storekeeperd import sight
-from storekeeperd.ground import Ground
+from storekeeperd import home, sight
+from storekeeperd.ground import WITNESS, Ground
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 """The command line on a daemon: arguments and standard input → how it ended."""
@@ -198,6 +198,21 @@ def adopt(ground: Ground) -> None:
     root = ground.find()
     ground.adopt(root)
     os.close(root)
+
+
+@contextlib.contextmanager
+def held(store: Path) -> Iterator[Ground]:
+    """The way into a directory, proven by its locked file as a home does it."""
+    (store / home.TEMPORARY).mkdir(parents=True)
+    lock = os.open(store / os.fsdecode(WITNESS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        ground = Ground(store)
+        found = os.fstat(lock)
+        ground.witness = found.st_dev, found.st_ino
+        adopt(ground)
+        yield ground
+    finally:
+        os.close(lock)
 
 
 def by_hand(path: Path) -> int:

@@ -148,6 +148,7 @@ FILE_CALLS = {
 def test_only_these_modules_touch_the_files_of_a_store() -> None:
     allowed = {
         "disk",
+        "reader",
         "publisher",
         "commits",
         "syncs",

@@ -23,7 +23,7 @@ from storekeeperd.exits import EX_TEMPFAIL, StartError
 from storekeeperd.home import FOLDER, TEMPORARY, Home
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Verify
-from storekeeperd.publisher import READ_FLAGS
+from storekeeperd.reader import READ_FLAGS
 from storekeeperd.sights import is_object
 
 _STATE = f"{FOLDER}/scrub"
