@@ -21,8 +21,11 @@ import pytest
 
 from storekeeper import Client
 from storekeeper.lines import somebody_listens
-from storekeeperd import sight
-from storekeeperd.ground import Ground
+from storekeeperd import home, sight
+from storekeeperd.ground import WITNESS, Ground
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+"""The command line on a daemon: arguments and standard input → how it ended."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -148,6 +151,17 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
+def run(daemon: Daemon, tmp_path: Path) -> Run:
+    """Gives a function that runs `storekeeper` on `daemon`."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
 def hall() -> Iterator[Callable[..., Daemon]]:
     """Gives a function that starts daemons with a configuration, where every user of this machine can reach them."""
     with tempfile.TemporaryDirectory(prefix="sk-") as made:
@@ -172,11 +186,33 @@ def seed(request: pytest.FixtureRequest) -> int:
     return chosen
 
 
+def tell(run: Run, *arguments: str, stdin: bytes = b"", status: int = 0) -> str:
+    """Returns what a command printed; fails unless it ended as it should."""
+    done = run(*arguments, stdin=stdin)
+    assert done.returncode == status, done.stderr
+    return done.stdout.decode()
+
+
 def adopt(ground: Ground) -> None:
     """Lets whatever directory has the locked file be the store, as a home does."""
     root = ground.find()
     ground.adopt(root)
     os.close(root)
+
+
+@contextlib.contextmanager
+def held(store: Path) -> Iterator[Ground]:
+    """The way into a directory, proven by its locked file as a home does it."""
+    (store / home.TEMPORARY).mkdir(parents=True)
+    lock = os.open(store / os.fsdecode(WITNESS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        ground = Ground(store)
+        found = os.fstat(lock)
+        ground.witness = found.st_dev, found.st_ino
+        adopt(ground)
+        yield ground
+    finally:
+        os.close(lock)
 
 
 def by_hand(path: Path) -> int:

@@ -36,11 +36,11 @@ from storekeeperd import entries
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
-from storekeeperd.disk import Disk, WouldWait
+from storekeeperd.disk import Disk
 from storekeeperd.features import probe
 from storekeeperd.home import TEMPORARY, Home
 from storekeeperd.index import Index
-from storekeeperd.operations import Job, Put
+from storekeeperd.operations import Job, Put, WouldWait
 from storekeeperd.service import Service
 
 FIGURES: dict[str, int] = {}

@@ -8,9 +8,7 @@ import pwd
 import click
 import pytest
 
-from storekeeper.amounts import DURATIONS, SIZES, Amount, Owner
-
-SIZE, DURATION = Amount(SIZES, "a size"), Amount(DURATIONS, "a duration")
+from storekeeper.amounts import DURATION, OWNER, SIZE, Amount
 
 
 @pytest.mark.parametrize(
@@ -72,10 +70,9 @@ def test_what_is_an_amount_already_stays() -> None:
 
 
 def test_users_are_names_or_numbers() -> None:
-    owner = Owner()
-    assert owner.convert("1234", None, None) == 1234
-    assert owner.convert(7, None, None) == 7
-    assert owner.convert(pwd.getpwuid(os.geteuid()).pw_name, None, None) == os.geteuid()
+    assert OWNER.convert("1234", None, None) == 1234
+    assert OWNER.convert(7, None, None) == 7
+    assert OWNER.convert(pwd.getpwuid(os.geteuid()).pw_name, None, None) == os.geteuid()
     for wrong in ("no such user", "", "-1", "٣"):
         with pytest.raises(click.BadParameter, match=r"this system knows no user .* a number will do"):
-            owner.convert(wrong, None, None)
+            OWNER.convert(wrong, None, None)

@@ -10,22 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import pytest
 
-from conftest import Daemon, eventually, figures
-from storekeeper import Client, cli, errors
-
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
-
-
-@pytest.fixture
-def run(daemon: Daemon, tmp_path: Path) -> Run:
-    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "storekeeper", "--address", daemon.address, *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, timeout=60, cwd=tmp_path)
-
-    return run
+from conftest import Daemon, Run, eventually, figures, tell
+from storekeeper import Client, errors
 
 
 def test_a_first_session(run: Run, tmp_path: Path) -> None:
@@ -41,17 +29,6 @@ def test_a_first_session(run: Run, tmp_path: Path) -> None:
     missing = run("get", "greeting")
     assert (missing.returncode, missing.stdout) == (1, b"")
     assert b"no object 'greeting'" in missing.stderr
-
-
-def test_what_is_missing_is_exit_status_1(run: Run) -> None:
-    run("put", "--key", "there", "-", stdin=b"x")
-    assert run("exists", "there").returncode == 0
-    done = run("exists", "there", "missing", "--fresh")
-    assert (done.returncode, done.stdout) == (1, b"yes there\nno missing\n")
-    assert run("evict", "missing").returncode == 1
-    assert run("stat", "missing").returncode == 1
-    done = run("get", "missing", "there")
-    assert (done.returncode, done.stdout) == (1, b"x")
 
 
 def test_json_is_for_scripts(run: Run) -> None:
@@ -91,42 +68,6 @@ def test_fresh_sees_what_was_done_by_hand_before(run: Run, daemon: Daemon, tmp_p
     assert run("ls", "--fresh").stdout.decode() == expected
     assert run("ls", "--fresh", "by-hand-00").stdout.count(b"\n") == 10
     assert run("usage", "--fresh").stdout == f"300 objects, {sum(range(300))} bytes\n".encode()
-
-
-def test_usage_says_what_was_not_looked_at_yet(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    class Telling:
-        def usage(self, *, fresh: bool, by: str | None) -> dict[str, int]:
-            return {"objects": 5, "bytes": 30, "objects_not_sized": 2}
-
-    command = cli.usage.callback
-    assert command is not None
-    with click.Context(cli.cli, obj=Telling()).scope():
-        command(by=None, fresh=False, as_json=False)
-    assert capsys.readouterr().out == "5 objects, 30 bytes in 3 of them, the others were not looked at yet\n"
-
-
-def test_each_failure_has_its_exit_status(run: Run, daemon: Daemon, tmp_path: Path) -> None:
-    run("put", "--key", "k", "-", stdin=b"first")
-    refused = run("put", "--key", "k", "-", stdin=b"second")
-    assert refused.returncode == 73
-    assert b"--replace" in refused.stderr or b"replace" in refused.stderr
-    assert run("get", "../k").returncode == 65
-    assert run("--namespace", "nowhere", "ls").returncode == 64
-    assert run("get").returncode == 2
-    assert run("put", "--key", "k", "a", "b").returncode == 2
-    assert run("put", str(tmp_path / "no such file")).returncode == 74
-    (daemon.store / "folder").mkdir()
-    assert run("put", "--key", "folder", "-", stdin=b"x").returncode == 73
-    daemon.kill()
-    done = run("--timeout", "1", "get", "k")
-    assert done.returncode == 69
-    assert b"storekeeperd serve" in done.stderr
-    assert done.stderr.count(b"\n") == 1
-
-
-def test_every_error_code_has_an_exit_status_in_the_range_of_sysexits() -> None:
-    assert set(cli.STATUS_OF) <= set(errors.BY_CODE)
-    assert all(64 <= status <= 78 for status in cli.STATUS_OF.values())
 
 
 def test_output_goes_to_a_file_whole_or_not_at_all(run: Run, tmp_path: Path) -> None:
@@ -457,12 +398,6 @@ def test_64_mib_for_a_full_disk_are_refused_leave_nothing_and_space_comes_back(
 # -- many users
 
 
-def tell(run: Run, *arguments: str, stdin: bytes = b"", status: int = 0) -> str:
-    done = run(*arguments, stdin=stdin)
-    assert done.returncode == status, done.stderr
-    return done.stdout.decode()
-
-
 def test_ls_filters_sorts_and_pages(run: Run) -> None:
     for name, size in (("a", 5000), ("b", 10), ("c", 70_000), ("x", 1)):
         tell(run, "put", "--key", name, "-", stdin=bytes(size))
@@ -516,67 +451,3 @@ def test_touch_pin_and_unpin_say_what_they_did(run: Run) -> None:
     tell(run, "put", "--key", "short", "--ttl", "0.05", "-", stdin=b"x")
     time.sleep(0.2)
     tell(run, "exists", "short", status=1)
-
-
-def test_namespaces_are_made_listed_filled_and_dropped(run: Run) -> None:
-    tell(run, "namespace", "create", "lab", "--read", "*", "--bytes-max", "16K", "--ttl", "7d", "--shared")
-    listed = json.loads(tell(run, "namespace", "ls", "--json"))
-    assert set(listed) == {"default", "lab"}
-    assert listed["lab"]["you_may"] == ["read", "write", "manage"]
-    assert (listed["lab"]["bytes_max"], listed["lab"]["ttl_s"], listed["lab"]["owner_only"]) == (16384, 604_800, False)
-    assert "lab      you may read, write, manage" in tell(run, "namespace", "ls")
-    lab = ("--namespace", "lab")
-    tell(run, *lab, "put", "--key", "k", "-", stdin=bytes(10_000))
-    full = run(*lab, "put", "--key", "l", "-", stdin=bytes(10_000))
-    assert full.returncode == 73
-    assert b"namespace 'lab' may hold 16384 bytes" in full.stderr
-    assert tell(run, *lab, "usage") == "1 objects, 10000 bytes\nnamespace_bytes_max: 12288 of 16384\n"
-    by_name = json.loads(tell(run, "usage", "--by", "namespace", "--json"))["namespaces"]
-    assert {name: part["bytes"] for name, part in by_name.items()} == {"default": 0, "lab": 10_000}
-    by_user = json.loads(tell(run, "usage", "--by", "user", "--json"))["users"]
-    assert by_user[str(os.geteuid())]["charged_bytes"] == 12288
-    assert tell(run, "usage", "--by", "namespace").startswith("lab      1 objects, 10000 bytes\n")
-    tell(run, "namespace", "create", "lab", status=73)
-    tell(run, "namespace", "drop", "lab", status=64)  # not empty
-    tell(run, *lab, "evict", "k")
-    tell(run, "namespace", "drop", "lab")
-    tell(run, "namespace", "drop", "lab", status=64)
-    tell(run, "namespace", "create", "x", "--eviction", "lru", status=64)
-    tell(run, "namespace", "create", "x", "--read", "no such user", status=64)
-
-
-def test_what_others_own_is_denied_with_77(run: Run, daemon: Daemon) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
-    os.chmod(daemon.address.removeprefix("ipc://"), 0o777)
-    tell(run, "put", "--key", "ours", "-", stdin=b"x")
-    parts = [daemon.store.parent, *daemon.store.parent.parents]
-    modes = {part: part.stat().st_mode for part in parts if not part.stat().st_mode & 0o001}
-    for part in modes:
-        part.chmod(part.stat().st_mode & 0o7777 | 0o011)
-    code = (
-        "import os, sys, storekeeper.dealer; from storekeeper import Client; from storekeeper.cli import _status_of\n"
-        "os.setgroups([]); os.setgid(65533); os.setuid(65533); store = Client(sys.argv[1])\n"
-        "try: store.evict('ours')\n"
-        "except Exception as error: print(_status_of(error), error)\n"
-        "try: store.create_namespace('theirs')\n"
-        "except Exception as error: print(_status_of(error), error)\n"
-        "print(store.get('ours'))"
-    )
-    try:
-        done = subprocess.run([sys.executable, "-c", code, daemon.address], capture_output=True, text=True, timeout=30)
-    finally:
-        for part, mode in modes.items():
-            part.chmod(mode & 0o7777)
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:2]] == ["77", "77"], done.stderr
-    assert "uid 65533 may not make namespaces" in lines[1]
-    assert lines[2] == "b'x'"
-
-
-def test_another_server_than_expected_is_77(run: Run) -> None:
-    assert tell(run, "--server", str(os.geteuid()), "ls") == ""
-    other = run("--server", str(os.geteuid() + 1), "ls")
-    assert other.returncode == 77
-    assert b"nothing was sent" in other.stderr
-    assert run("--server", "no such user", "ls").returncode == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -19,16 +18,17 @@ from typing import Any
 
 import pytest
 
-from conftest import adopt, by_hand, size_of_new
+from conftest import by_hand, held, size_of_new
 from storekeeper import wire
 from storekeeper.errors import BadKey, BadRequest, Denied
 from storekeeperd import checksums, entries, moments, sight
 from storekeeperd import disk as disk_module
 from storekeeperd import publisher as publisher_module
+from storekeeperd import reader as reader_module
 from storekeeperd import sights as sights_module
-from storekeeperd.disk import Disk, WouldWait
+from storekeeperd.disk import Disk
 from storekeeperd.entries import Sorted
-from storekeeperd.ground import WITNESS, Ground
+from storekeeperd.ground import Ground
 from storekeeperd.home import FOLDER, TEMPORARY
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import (
@@ -49,6 +49,7 @@ from storekeeperd.operations import (
     Stat,
     Survey,
     Verify,
+    WouldWait,
     Write,
 )
 from storekeeperd.sight import ABSENT, UNSEEN
@@ -63,21 +64,6 @@ MIB = 1024 * 1024
 def store(tmp_path: Path) -> Path:
     (tmp_path / "store/n").mkdir(parents=True)
     return tmp_path / "store"
-
-
-@contextlib.contextmanager
-def held(store: Path) -> Iterator[Ground]:
-    """The way into a directory, proven by its locked file as a home does it."""
-    (store / TEMPORARY).mkdir(parents=True)
-    lock = os.open(store / os.fsdecode(WITNESS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        ground = Ground(store)
-        found = os.fstat(lock)
-        ground.witness = found.st_dev, found.st_ino
-        adopt(ground)
-        yield ground
-    finally:
-        os.close(lock)
 
 
 @pytest.fixture
@@ -172,11 +158,11 @@ def fault(number: int, name: str = "injected") -> Callable[..., Any]:
 
 @pytest.fixture
 def break_os(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Gives a function that replaces functions of `os`, for disk.py, publisher.py and sights.py alone."""
+    """Gives a function that replaces functions of `os`, for disk.py, reader.py, publisher.py and sights.py alone."""
 
     def replace(**functions: Callable[..., Any]) -> None:
         broken = types.SimpleNamespace(**{**vars(os), **functions})
-        for module in (disk_module, publisher_module, sights_module):
+        for module in (disk_module, reader_module, publisher_module, sights_module):
             monkeypatch.setattr(module, "os", broken)
 
     yield replace
@@ -328,24 +314,7 @@ def test_a_put_into_a_folder_that_is_gone_makes_none(disk: Disk, store: Path) ->
     assert listed(store) == ["n"]
 
 
-# -- budgets and waiting
-
-
-def test_more_than_a_message_is_large(disk: Disk) -> None:
-    put(disk, b"k", b"x" * 11)
-    budget = Budget(100, 10)
-    assert do(disk, Get(b"k", budget)) == Outcome(b"large", 11)
-    assert budget.bytes_left == 100
-
-
-def test_more_than_the_reply_has_left_comes_later(disk: Disk) -> None:
-    put(disk, b"a", b"x" * 6)
-    put(disk, b"b", b"y" * 4)
-    budget = Budget(10, 10)
-    assert do(disk, Get(b"a", budget)).word == b"ok"
-    assert do(disk, Get(b"a", budget)) == Outcome(b"later", 6)
-    assert do(disk, Get(b"b", budget)).word == b"ok"
-    assert budget.bytes_left == 0
+# -- waiting
 
 
 @pytest.mark.parametrize("read_nowait", [True, False])
@@ -374,23 +343,6 @@ def test_a_long_read_is_not_for_the_loop(ground: Ground) -> None:
         assert do(disk, Get(b"k", budget), wait=True).payload == b"x" * 11
     finally:
         disk.close()
-
-
-def test_bytes_that_are_not_in_memory_are_waited_for_elsewhere(disk: Disk, break_os: Callable[..., None]) -> None:
-    put(disk, b"k", b"bytes")
-    break_os(preadv=fault(errno.EAGAIN))
-    with pytest.raises(WouldWait):
-        get(disk, b"k", wait=False)
-    break_os(preadv=lambda *_: 2)
-    with pytest.raises(WouldWait):
-        get(disk, b"k", wait=False)
-    assert get(disk, b"k", wait=True).payload == b"bytes"
-
-
-def test_a_read_in_parts_is_put_together(disk: Disk, break_os: Callable[..., None]) -> None:
-    put(disk, b"k", b"0123456789")
-    break_os(pread=lambda descriptor, length, offset: os.pread(descriptor, min(length, 3), offset))
-    assert get(disk, b"k").payload == b"0123456789"
 
 
 def test_a_write_in_parts_goes_on(disk: Disk, break_os: Callable[..., None]) -> None:
@@ -608,17 +560,14 @@ def test_uploads_do_not_disturb_each_other(disk: Disk) -> None:
     assert [get(disk, b"k%d" % number).payload for number in range(5)] == [b"%d" % number for number in range(5)]
 
 
-def test_a_download_is_read_in_ranges(disk: Disk) -> None:
+def test_a_download_is_open_until_it_is_closed(disk: Disk) -> None:
     put(disk, b"k", b"0123456789")
     opened = do(disk, Open(b"k"))
     assert (opened.word, sight.size_of(opened.seen), sight.owner_of(opened.seen)) == (b"ok", 10, US.uid)
     assert do(disk, Read(opened.number, 2, 3)) == Outcome(b"ok", payload=b"234")
-    assert do(disk, Read(opened.number, 8, 5)).payload == b"89"
-    assert do(disk, Read(opened.number, 10, 5)).payload == b""
-    assert do(disk, Read(opened.number, 0, 0)).payload == b""
-    with pytest.raises(WouldWait):  # a short read may be the end, or not be in memory: a worker finds out
-        do(disk, Read(opened.number, 8, 5), wait=False)
     assert do(disk, Close(opened.number)) == Outcome(b"ok")
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(opened.number)
 
 
 def test_a_wrong_descriptor_is_a_typed_error(disk: Disk) -> None:

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from storekeeperd import doctor, entries
 from storekeeperd.cli import cli
 from storekeeperd.doctor import examine, how_watched
+from storekeeperd.exits import EX_NOINPUT
 from storekeeperd.filesystem import FileSystem
-from storekeeperd.home import EX_NOINPUT, Home
+from storekeeperd.home import Home
 
 NOBODY = 65_533
 """A uid that owns nothing."""

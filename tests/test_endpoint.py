@@ -14,7 +14,7 @@ import pytest
 
 from storekeeperd import endpoint
 from storekeeperd.endpoint import Endpoint, socket_path
-from storekeeperd.home import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, StartError
+from storekeeperd.exits import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, StartError
 
 
 @pytest.fixture

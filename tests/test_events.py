@@ -13,7 +13,7 @@ from collections.abc import Callable
 from callers import FIRST_UID, User, callers
 from conftest import Daemon, eventually
 from mounts import needs_root
-from storekeeper import Client, Event, News, cli
+from storekeeper import Client, Event, News, administration
 
 Hall = Callable[..., Daemon]
 
@@ -203,7 +203,7 @@ def test_following_goes_on_over_a_restart_until_it_is_interrupted(daemon: Daemon
 
 
 def test_an_event_of_which_little_is_known_has_a_line_too() -> None:
-    line = cli._line(Event("default", 1, 2.0, "k", "evicted", "asked", by=61_999))
+    line = administration._line(Event("default", 1, 2.0, "k", "evicted", "asked", by=61_999))
     assert line.split()[1:] == ["evicted", "asked", "?", "?", "61999", "k"]
 
 

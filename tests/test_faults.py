@@ -39,7 +39,8 @@ from seam import (
 )
 from storekeeper.errors import BY_CODE
 from storekeeperd.entries import MARKER
-from storekeeperd.home import TEMPORARY, Home, StartError
+from storekeeperd.exits import StartError
+from storekeeperd.home import TEMPORARY, Home
 
 OLD, NEW = b"old bytes of it", b"the new bytes of it, which are some more"
 PARTS = [b"first part, ", b"second part, ", b"third part"]
@@ -502,4 +503,4 @@ def test_a_function_that_the_seam_does_not_know_is_counted_and_can_fail(tmp_path
 
 def test_every_module_that_touches_a_store_is_seen_through_the_seam() -> None:
     names = {module.__name__.rpartition(".")[2] for module in MODULES}
-    assert names >= {"disk", "publisher", "ground", "home", "features"}
+    assert names >= {"disk", "reader", "publisher", "ground", "home", "folders", "lock", "papers", "features"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import resource
@@ -19,18 +18,18 @@ from pathlib import Path
 import pytest
 
 from storekeeper.errors import BadRequest, StoreUnavailable
+from storekeeperd import features, folders, lock, papers
 from storekeeperd import home as home_module
-from storekeeperd.home import (
+from storekeeperd.exits import (
     EX_CANTCREAT,
     EX_DATAERR,
     EX_IOERR,
     EX_NOINPUT,
     EX_NOPERM,
     EX_TEMPFAIL,
-    FOLDER,
-    Home,
     StartError,
 )
+from storekeeperd.home import FOLDER, Home
 from storekeeperd.watcher import Watcher
 
 NOBODY = 65_533
@@ -72,12 +71,12 @@ def fault(number: int) -> Callable[..., int]:
 
 @pytest.fixture
 def break_os(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives a function that replaces functions of `os`, for home.py and features.py alone."""
+    """Gives a function that replaces functions of `os`, for home.py and what it is made of alone."""
 
     def replace(**functions: Callable[..., int]) -> None:
         broken = types.SimpleNamespace(**{**vars(os), **functions})
-        monkeypatch.setattr(home_module, "os", broken)
-        monkeypatch.setattr("storekeeperd.features.os", broken)
+        for module in (home_module, features, folders, lock, papers):
+            monkeypatch.setattr(module, "os", broken)
 
     return replace
 
@@ -205,21 +204,6 @@ def test_a_second_daemon_does_not_touch_the_files_of_the_first(enter: Callable[.
     refused(store)
     assert (first.private / "upload").read_text() == "under way"
     assert (first.folder / "address").read_text() == "ipc:///first\n"
-
-
-def test_a_lock_without_a_name_is_refused_too(enter: Callable[..., Home], store: Path) -> None:
-    enter().leave()
-    with open(store / ".storekeeper/lock", "r+b") as lock:
-        lock.truncate(0)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "an unknown process" in str(refused(store))
-
-
-def test_a_name_in_the_lock_file_alone_is_no_lock(enter: Callable[..., Home], store: Path) -> None:
-    (store / ".storekeeper").mkdir(parents=True)
-    (store / ".storekeeper/lock").write_text("pid 1 uid 0, and then some more text\n")
-    enter()
-    assert (store / ".storekeeper/lock").read_text() == f"pid {os.getpid()} uid {os.geteuid()}\n"
 
 
 def test_a_store_that_was_left_can_be_taken(enter: Callable[..., Home]) -> None:
@@ -942,23 +926,6 @@ def test_what_is_no_folder_is_in_the_way(enter: Callable[..., Home], store: Path
     with pytest.raises(OSError, match="directory"):
         home.found("lab", None)
     assert os.path.lexists(path)
-
-
-def test_another_file_system_is_no_namespace(
-    enter: Callable[..., Home], store: Path, break_os: Callable[..., None]
-) -> None:
-    home = enter()
-
-    def elsewhere(path: object, **options: object) -> os.stat_result:
-        found = os.stat(path, **options)  # type: ignore[arg-type]
-        if path == "lab":
-            return os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
-        return found
-
-    break_os(stat=elsewhere)
-    with pytest.raises(NotADirectoryError):
-        home.found("lab", {})
-    assert home.made == {}
 
 
 def test_a_store_that_is_away_gets_no_namespace(enter: Callable[..., Home], store: Path, tmp_path: Path) -> None:

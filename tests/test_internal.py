@@ -20,7 +20,7 @@ from storekeeper.lines import somebody_listens
 
 FAULTS = {
     "in the verb": "objects.Objects.stat = fault",
-    "in the disk": "disk.Disk._stat = fault",
+    "in the disk": "reader.Reader.stat = fault",
     "in the disk, in a thread": "disk.Disk._verify = fault",
     "in a group of durable puts": "commits._Group.write = fault",
     "when the outcome comes back": (
@@ -54,7 +54,7 @@ def faulty(tmp_path: Path) -> Iterator[Callable[[str], tuple[str, Path]]]:
 
     def start(fault: str) -> tuple[str, Path]:
         script = (
-            "from storekeeperd import commits, connection, disk, objects, orders\n"
+            "from storekeeperd import commits, connection, disk, objects, orders, reader\n"
             "def fault(*_, **__): raise ZeroDivisionError('a secret of ours')\n"
             f"{fault}\nfrom storekeeperd.__main__ import main\nmain()"
         )

@@ -14,7 +14,6 @@ import pytest
 from conftest import eventually
 from storekeeperd.answers import Peer
 from storekeeperd.config import Limits
-from storekeeperd.disk import WouldWait
 from storekeeperd.jobs import Jobs
 from storekeeperd.operations import (
     Budget,
@@ -30,6 +29,7 @@ from storekeeperd.operations import (
     Put,
     Read,
     Survey,
+    WouldWait,
 )
 
 US = Origin(1000)

@@ -40,7 +40,7 @@ from mounts import (
 )
 from storekeeper import Client
 from storekeeper.errors import DiskFailed, StoreUnavailable
-from storekeeperd.home import EX_TEMPFAIL
+from storekeeperd.exits import EX_TEMPFAIL
 
 NAMES = [f"a{number}" for number in range(12)]
 

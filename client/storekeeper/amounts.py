@@ -65,3 +65,7 @@ class Owner(click.ParamType):  # type: ignore[type-arg]
             return pwd.getpwnam(value).pw_uid
         except KeyError:
             self.fail(f"this system knows no user {value!r}; a number will do", param, ctx)
+
+
+DURATION, SIZE = Amount(DURATIONS, "a duration"), Amount(SIZES, "a size")
+OWNER = Owner()

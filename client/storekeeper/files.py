@@ -1,7 +1,7 @@
-"""Objects from files and into files, for the command line: pipes, terminals, progress bars.
+"""Objects from files and into files, for the command line: mapped files, pipes, devices.
 
 Owns how a file becomes the bytes of an object and how these become a file, whole or not at all; nothing of what users
-type.
+type, nor of what they are shown.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import click
-
 from storekeeper import ranges
 from storekeeper.client import Client
 from storekeeper.errors import DaemonUnreachable
-
-BAR_BYTES_MIN = 16 * 1024 * 1024
-"""Objects of so many bytes have a progress bar."""
+from storekeeper.terminal import bar
 
 
 @contextlib.contextmanager
@@ -103,13 +99,3 @@ def _write_at(descriptor: int, part: memoryview, start: int) -> None:
         written = os.pwrite(descriptor, part, start)
         start += written
         part = part[written:]
-
-
-@contextlib.contextmanager
-def bar(label: str, size: int, least: int = BAR_BYTES_MIN) -> Iterator[ranges.Progress]:
-    """Gives a progress bar on standard error if that is a terminal and there is much to do."""
-    if size < least or not sys.stderr.isatty():
-        yield ranges.nothing
-        return
-    with click.progressbar(length=size, label=label, file=sys.stderr, width=0) as bar:
-        yield bar.update

@@ -13,7 +13,8 @@ from storekeeper.errors import BadRequest
 from storekeeperd import namespaces
 from storekeeperd.access import NOBODY, Rules, Who
 from storekeeperd.config import Config
-from storekeeperd.home import EX_CONFIG, Home, StartError
+from storekeeperd.exits import EX_CONFIG, StartError
+from storekeeperd.home import Home
 from storekeeperd.ledger import Bounds
 from storekeeperd.namespaces import DEFAULT, BadSetting, Namespace, Quota
 from storekeeperd.principals import resolve, rules_of

@@ -23,7 +23,7 @@ import click
 import storekeeperd
 from storekeeper import address as addresses
 from storekeeperd import config as settings
-from storekeeperd.home import EX_CONFIG, EX_NOINPUT, EX_OSERR, StartError
+from storekeeperd.exits import EX_CONFIG, EX_NOINPUT, EX_OSERR, StartError
 from storekeeperd.keeper import Keeper
 
 

@@ -1,16 +1,15 @@
-"""Every system call on the objects of a store, and no other module makes one.
+"""Operations on the objects of a store, each carried out as a few system calls.
 
-Carries out `operations`, on the loop or in a worker; keeps no state but descriptors of uploads and downloads, which
-their owner closes, and the checksums of uploads. How a file gets its name is publisher.py's, how many get theirs
-together commits.py's, whether bytes are the right ones proofs.py's, the daemon's own folder `.storekeeper/` home.py's.
+Carries out `operations`, on the loop or in a worker. Owns what changes and removes objects that are there, and which
+descriptors are uploads, with their checksums; an upload or a download is closed when its owner says so. How objects are
+opened and read is reader.py's, how a file gets its name publisher.py's, how many get theirs together commits.py's,
+whether bytes are the right ones proofs.py's, the daemon's own folder `.storekeeper/` home.py's.
 
 Every path is relative to the store's directory as ground.py opens it for a job: none leads into another directory.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +21,6 @@ from storekeeperd.commits import Commits
 from storekeeperd.ground import Ground, Stay
 from storekeeperd.metadata import CREATED_US_MAX, Metadata
 from storekeeperd.operations import (
-    SEALED,
     Begin,
     Close,
     Commit,
@@ -39,22 +37,19 @@ from storekeeperd.operations import (
     Survey,
     Task,
     Verify,
+    WouldWait,
     Write,
     failed,
 )
 from storekeeperd.proofs import Proofs, move_away
-from storekeeperd.publisher import READ_FLAGS, Publisher, check_owner, read_all, write_all
-from storekeeperd.refusals import GONE, typed
+from storekeeperd.publisher import Publisher, check_owner, write_all
+from storekeeperd.reader import Reader, place_of
+from storekeeperd.refusals import typed
 from storekeeperd.sight import ABSENT, UNSEEN
 from storekeeperd.sights import Sights, is_object, is_ours, stat_file
 from storekeeperd.syncs import Syncs
 
 _ENDLESS = 1 << 62
-_NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
-
-
-class WouldWait(Exception):  # not an error: the same operation, made in a worker, succeeds
-    """The operation would wait for the disk, or is too long for the loop."""
 
 
 class Disk:
@@ -106,24 +101,24 @@ class Disk:
         self._syncs = Syncs(commit_group_max, together=sync_together)
         self._commits = Commits(self._publisher, commit_group_max, self._syncs, self._sights)
         self._proofs = Proofs(attributes=attributes, boot=boot, is_over=self._sights.is_over)
+        self._reader = Reader(self._sights, self._proofs, read_nowait=read_nowait, inline_bytes_max=inline_bytes_max)
         self._checksums: dict[int, checksums.Running] = {}  # by descriptor of the upload
-        self._read_nowait = read_nowait
         self._inline_bytes_max = inline_bytes_max
         self.stay = ground.stay
         self._methods: dict[type, Callable[[Any, Stay, bool], Outcome]] = {
             Look: self._look,
             Survey: self._survey,
-            Get: self._get,
+            Get: self._reader.get,
             Put: self._put,
             Evict: self._evict,
             Mark: self._mark,
             Verify: self._verify,
-            Stat: self._stat,
+            Stat: self._reader.stat,
             Begin: self._begin,
             Write: self._write,
             Commit: self._commit,
-            Open: self._open,
-            Read: self._read,
+            Open: self._reader.open,
+            Read: self._reader.read,
             Close: self._close,
             Task: self._task,
         }
@@ -195,24 +190,6 @@ class Disk:
         seen, recent, _error = self._sights.look_at_all(operation.names, stay, operation.known)
         return Outcome(wire.OK, payload=seen, recent=recent)
 
-    def _get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
-        descriptor, size = self._open_object(operation, stay)
-        if descriptor < 0:
-            return Outcome(b"absent", ABSENT)
-        try:
-            budget = operation.budget
-            if size > budget.bytes_max:
-                return Outcome(b"large", size)
-            if size > budget.bytes_left:
-                return Outcome(b"later", size)
-            payload = self._range(descriptor, 0, size, wait)
-            if not self._proofs.prove_payload(descriptor, payload):
-                return Outcome(b"absent", size)
-            budget.bytes_left -= size
-            return Outcome(wire.OK, size, payload)
-        finally:
-            os.close(descriptor)
-
     def _put(self, operation: Put, stay: Stay, _: bool) -> Outcome:
         descriptor = self._publisher.begin(stay.root)
         try:
@@ -222,7 +199,7 @@ class Disk:
             self._publisher.discard(descriptor, stay)
 
     def _evict(self, operation: Evict, stay: Stay, _: bool) -> Outcome:
-        there = _place(operation.name, stay)
+        there = place_of(operation.name, stay)
         if there is None:
             return Outcome(b"absent", ABSENT)
         place, name = there
@@ -257,7 +234,7 @@ class Disk:
         return seen == now or (kept is not None and kept.boot != self._boot and sight.is_same(seen, now))
 
     def _mark(self, operation: Mark, stay: Stay, _: bool) -> Outcome:
-        descriptor, _size = self._open_object(operation, stay)
+        descriptor, _size = self._reader.open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
@@ -277,7 +254,7 @@ class Disk:
             os.close(descriptor)
 
     def _verify(self, operation: Verify, stay: Stay, _: bool) -> Outcome:
-        descriptor, _size = self._open_object(operation, stay)
+        descriptor, _size = self._reader.open_object(operation, stay)
         if descriptor < 0:
             return Outcome(b"absent", ABSENT)
         try:
@@ -291,26 +268,6 @@ class Disk:
             raise
         finally:
             os.close(descriptor)
-
-    def _stat(self, operation: Stat, stay: Stay, _: bool) -> Outcome:
-        there = _place(operation.name, stay)
-        if there is None:
-            return Outcome(b"absent", ABSENT)
-        place, name = there
-        found = stat_file(name, place)
-        if found is None or not is_object(name, found):
-            return Outcome(b"absent", ABSENT)
-        seen = self._sights.describe(name, place, found)
-        kept = self._sights.kept_with(name, place, found)
-        created = kept.created_us / 1e6 if kept else found.st_mtime
-        told: dict[str, Any] = {"size": found.st_size, "owner": sight.owner_of(seen), "created": created}
-        if sight.is_pinned(seen):
-            told["pinned"] = True
-        if expires_ms := sight.expires_of(seen):
-            told["expires_in"] = round((expires_ms - moments.now_ms()) / 1000, 3)
-        if process := sight.process_of(seen):
-            told["process"] = process & sight.PID_MAX
-        return Outcome(wire.OK, seen, json.dumps(told).encode())
 
     def _begin(self, operation: Begin, stay: Stay, _: bool) -> Outcome:
         descriptor = self._publisher.begin(stay.root)
@@ -328,38 +285,6 @@ class Disk:
             return self._publisher.publish(operation.descriptor, operation, checksum, stay)
         finally:
             self._forget(operation.descriptor, stay)
-
-    def _open(self, operation: Open, stay: Stay, wait: bool) -> Outcome:
-        descriptor, size = self._open_object(operation, stay)
-        if descriptor < 0:
-            return Outcome(b"absent", ABSENT)
-        over = True
-        try:
-            kept = self._proofs.kept(descriptor)
-            over = self._sights.is_over(kept)
-            if over:
-                return Outcome(b"absent", size)
-            found = os.fstat(descriptor)
-            seen = self._sights.of(kept, found)
-            if self._proofs.needs_reading(descriptor):
-                if not wait:
-                    raise WouldWait
-                self._proofs.prove_file(descriptor)
-            return Outcome(wire.OK, seen, SEALED if self._is_sealed(found) else b"", number=descriptor)
-        except BaseException:
-            over = True
-            raise
-        finally:
-            if over:
-                os.close(descriptor)
-
-    @staticmethod
-    def _is_sealed(found: os.stat_result) -> bool:
-        """Whether a file never changes: nobody but us could write to it, and we never do once it has a name."""
-        return found.st_uid == os.geteuid() and not found.st_mode & 0o222
-
-    def _read(self, operation: Read, stay: Stay, wait: bool) -> Outcome:
-        return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))
 
     def _close(self, operation: Close, stay: Stay, wait: bool) -> Outcome:
         # It may be the last one of a file that has no name any more, or never had one: then its bytes are freed now.
@@ -390,60 +315,3 @@ class Disk:
     def _seen(self, operation: Operation, stay: Stay) -> int:
         name = getattr(operation, "name", None)
         return UNSEEN if name is None else self._sights.look_again(name, stay)
-
-    def _open_object(self, operation: Get | Open | Verify | Mark, stay: Stay) -> tuple[int, int]:
-        """Returns descriptor and size of an object; -1 if there is none."""
-        there = _place(operation.name, stay)
-        if there is None:
-            return -1, ABSENT
-        place, name = there
-        if not getattr(operation, "known", False):
-            there_is = stat_file(name, place)
-            if there_is is None or not is_object(name, there_is):
-                return -1, ABSENT
-        try:
-            descriptor = os.open(name, READ_FLAGS, dir_fd=place)
-        except OSError as error:
-            if error.errno in GONE or error.errno in _NOT_REGULAR:
-                return -1, ABSENT
-            raise
-        try:
-            found = os.fstat(descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise
-        if is_object(name, found):
-            return descriptor, found.st_size
-        os.close(descriptor)
-        return -1, ABSENT
-
-    def _range(self, descriptor: int, offset: int, length: int, wait: bool) -> Any:
-        if wait:
-            return read_all(descriptor, offset, length)
-        if length > self._inline_bytes_max:
-            raise WouldWait
-        if not length:
-            return b""
-        if not self._read_nowait:
-            return read_all(descriptor, offset, length)
-        payload = bytearray(length)
-        try:
-            read = os.preadv(descriptor, [payload], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            raise WouldWait from None
-        except OSError as error:  # the store came back on another file system
-            if error.errno != errno.EOPNOTSUPP:
-                raise
-            self._read_nowait = False
-            return read_all(descriptor, offset, length)
-        if read < length:
-            raise WouldWait
-        return payload
-
-
-def _place(name: bytes, stay: Stay) -> tuple[int, bytes] | None:
-    """Returns where an object is, as `Stay.place`; None if there is no folder for it."""
-    try:
-        return stay.place(name)
-    except FileNotFoundError:
-        return None

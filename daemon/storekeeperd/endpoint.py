@@ -11,7 +11,7 @@ import os
 import socket
 from pathlib import Path
 
-from storekeeperd.home import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, StartError
+from storekeeperd.exits import EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, StartError
 
 SOCKET_PATH_BYTES_MAX = 107
 """unix(7): sun_path has 108 bytes, one of them for NUL."""

@@ -1,7 +1,7 @@
 """The verbs on namespaces: namespaces, create and drop.
 
 Pure. Owns who may make and remove one, and that it is served only when its folder stands. What is told of one is
-namespaces.py's; how folders are made home.py's.
+namespaces.py's; how folders are made folders.py's.
 """
 
 from __future__ import annotations

@@ -9,25 +9,25 @@ Owns these files and no others:
     lifetimes  there if objects of the store may expire or end with a process
     tmp/      private names of files that are not published yet; emptied at start
 
-(And knows nothing of `quarantine/`, which is proofs.py's, and `scrub`, which is scrub.py's.)
+(And knows nothing of `quarantine/`, which is proofs.py's, and `scrub`, which is scrub.py's.) How the lock is
+taken is lock.py's, how files are written papers.py's, how folders are made and looked at folders.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from storekeeper import wire
-from storekeeper.errors import BadRequest, StoreUnavailable
-from storekeeperd import papers
+from storekeeper.errors import StoreUnavailable
+from storekeeperd import exits, folders, lock, papers
+from storekeeperd.exits import EX_DATAERR, EX_TEMPFAIL, StartError
 from storekeeperd.features import probe
 from storekeeperd.ground import Ground
 
@@ -35,22 +35,8 @@ FOLDER = ".storekeeper"
 TEMPORARY = f"{FOLDER}/tmp"
 FORMAT = 1
 
-# sysexits.h
-EX_DATAERR, EX_NOINPUT, EX_OSERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = (
-    65, 66, 71, 73, 74, 75, 77, 78,
-)  # fmt: skip
-
-
 _MADE_BYTES_MAX = 4 * 1024 * 1024
 _NOT_NOW = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
-
-
-class StartError(Exception):
-    """The daemon cannot start; one line that says why, and a status of sysexits.h."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Home:
@@ -84,7 +70,7 @@ class Home:
             self._enter()
         except OSError as error:
             self.leave()
-            raise _start_error(store, error) from None
+            raise exits.refusal(store, error) from None
         except StartError:
             self.leave()
             raise
@@ -103,9 +89,9 @@ class Home:
             self.made = self._read_made()
             self._namespaces = tuple(dict.fromkeys((*self._namespaces, *self.made)))
             self.keeps_lives = (self.folder / "lifetimes").exists()
-            self._furnish(root)
+            folders.furnish(root, (TEMPORARY, *self._namespaces))
             self._check_folders(root)
-            self._clear(root)
+            folders.clear(root, TEMPORARY)
         finally:
             os.close(root)
         self.store_id = self._identify()
@@ -113,80 +99,15 @@ class Home:
         for made in (self.store, self.store.parent):
             papers.sync(made)
 
-    def _furnish(self, root: int) -> None:
-        """Makes the folders that must be there, if they are not, so that they survive a power cut."""
-        made = False
-        for name in (TEMPORARY, *self._namespaces):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=root)
-                made = True
-        if made:  # whatever is put into a namespace would go with its folder
-            with contextlib.suppress(PermissionError), papers.opened(".", root) as store:  # which may not be read
-                os.fsync(store)
-
     def _check_folders(self, root: int) -> None:
-        """Raises unless what is there of them are folders, no links, on the store's own file system.
-
-        Nothing can be linked into another file system; and a link would lead us to somebody else's files.
-        """
-        device = os.fstat(root).st_dev
-        for name in (FOLDER, TEMPORARY, *self._namespaces):
-            try:
-                found = os.stat(name, dir_fd=root, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            path = self.store / name
-            if not stat.S_ISDIR(found.st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-            if found.st_dev != device:
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-
-    def _clear(self, root: int) -> None:
-        """Removes files that were not published: their writers are gone."""
-        with contextlib.suppress(FileNotFoundError), papers.opened(TEMPORARY, root) as private:
-            for name in os.listdir(private):
-                with contextlib.suppress(IsADirectoryError, PermissionError):
-                    os.unlink(name, dir_fd=private)
+        folders.check(root, (FOLDER, TEMPORARY, *self._namespaces), self.store)
 
     def _take_lock(self) -> None:
-        # Not for writing: as long as a file is open for that, its file system cannot be made read-only. But flock(2)
-        # on NFS, which makes it a lock of fcntl(2), takes nothing less.
-        try:
-            lock = self._lock_file(os.O_RDONLY)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            lock = self._lock_file(os.O_RDWR)
-        try:
-            held = os.fstat(lock)
-            with papers.opened(self.folder) as folder:
-                if not os.path.samestat(os.stat("lock", dir_fd=folder, follow_symlinks=False), held):
-                    raise StartError(f"{self.store} changes hands at this very moment", EX_TEMPFAIL)
-                if held.st_nlink == 1:  # else it is somebody's file, too
-                    papers.overwrite("lock", folder, f"pid {os.getpid()} uid {os.geteuid()}\n")
-        except BaseException:
-            os.close(lock)
-            raise
+        held, witness = lock.take(self.store, self.folder)
         if self._lock >= 0:
             os.close(self._lock)
-        self._lock = lock
-        self.ground.witness = held.st_dev, held.st_ino
-
-    def _lock_file(self, flags: int) -> int:
-        with papers.opened(self.folder) as folder:
-            lock = os.open("lock", flags | os.O_CREAT | papers.CAREFUL, 0o644, dir_fd=folder)
-        try:
-            if not stat.S_ISREG(os.fstat(lock).st_mode):
-                raise StartError(f"{self.folder}/lock is no file: remove it and start again", EX_DATAERR)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 200, 0).decode("utf-8", "replace").strip() or "an unknown process"
-            os.close(lock)
-            raise StartError(f"{self.store} is owned by another daemon: {holder}", EX_TEMPFAIL) from None
-        except BaseException:
-            os.close(lock)
-            raise
-        return lock
+        self._lock = held
+        self.ground.witness = witness
 
     def _identify(self) -> str:
         """Returns the store's UUID, made at the first start; refuses a format that it does not know."""
@@ -244,23 +165,9 @@ class Home:
         root = self.ground.enter()
         try:
             if settings is None:
-                try:
-                    os.rmdir(name, dir_fd=root)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    raise BadRequest(f"namespace {name!r} is not empty: evict what is in it first") from None
+                folders.remove(root, name)
             else:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=root)
-                found = os.stat(name, dir_fd=root, follow_symlinks=False)
-                if not stat.S_ISDIR(found.st_mode) or found.st_dev != os.fstat(root).st_dev:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
-                with papers.opened(name, root) as folder, os.scandir(folder) as entries:
-                    if next(entries, None) is not None:  # whoever makes a namespace gets nothing of others with it
-                        raise BadRequest(f"a folder {name!r} is there already, and not empty: it is not served")
-            with contextlib.suppress(PermissionError), papers.opened(".", root) as store:
-                os.fsync(store)
+                folders.make(root, name)
         finally:
             os.close(root)
         made = {other: told for other, told in self.made.items() if other != name}
@@ -327,7 +234,7 @@ class Home:
             if ours:
                 self.ground.adopt(root)
                 if taken:
-                    self._clear(root)
+                    folders.clear(root, TEMPORARY)
                 if quiet:
                     self._restore(root)
             return ours
@@ -386,7 +293,7 @@ class Home:
     def _restore(self, root: int) -> None:
         """Makes again what somebody removed of our own."""
         try:
-            self._furnish(root)
+            folders.furnish(root, (TEMPORARY, *self._namespaces))
             if not (self.folder / "store").exists():
                 self._write_marker()
             if self._address and not (self.folder / "address").exists():
@@ -410,31 +317,4 @@ class Home:
         self._write_file("store", json.dumps({"format": FORMAT, "uuid": self.store_id}) + "\n")
 
     def _write_file(self, name: str, text: str) -> None:
-        """Writes a small file whole: private name, fsync, rename."""
-        with papers.opened(self.private) as private, papers.opened(self.folder) as folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=private)
-            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | papers.CAREFUL, 0o600, dir_fd=private)
-            try:
-                papers.write_whole(file, text)
-                os.fchmod(file, 0o644)
-                os.fsync(file)
-            finally:
-                os.close(file)
-            os.rename(name, name, src_dir_fd=private, dst_dir_fd=folder)
-            os.fsync(folder)
-
-
-def _start_error(store: Path, error: OSError) -> StartError:
-    reason = os.strerror(error.errno or 0)
-    if error.errno == errno.EXDEV:
-        return StartError(f"{error.filename} lies on another file system than {store}: a namespace cannot", EX_CONFIG)
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return StartError(f"{error.filename or store} is not a directory: a store is one", EX_NOINPUT)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StartError(
-            f"{store} cannot be written by uid {os.geteuid()}: {reason} ({error.filename or store})", EX_NOPERM
-        )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StartError(f"{store} is full ({reason}): free some space or quota, then start again", EX_CANTCREAT)
-    return StartError(f"{store}: {reason} ({error.filename or store})", EX_IOERR)
+        papers.replace(name, text, self.private, self.folder)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from storekeeper.errors import InternalError, TimedOut
 from storekeeperd import faults
 from storekeeperd.config import Limits
-from storekeeperd.disk import Disk, WouldWait
+from storekeeperd.disk import Disk
 from storekeeperd.ground import Stay
 from storekeeperd.groups import Groups
 from storekeeperd.operations import (
@@ -39,6 +39,7 @@ from storekeeperd.operations import (
     Survey,
     Task,
     Verify,
+    WouldWait,
     Write,
     failed,
 )

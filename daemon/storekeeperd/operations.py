@@ -49,6 +49,10 @@ def failed(error: StorekeeperError, seen: int = UNSEEN) -> Outcome:
     return Outcome(error.code.encode(), seen, error=error)
 
 
+class WouldWait(Exception):  # not an error: the same operation, made in a worker, succeeds
+    """The operation would wait for the disk, or is too long for the loop; nothing was changed."""
+
+
 @dataclass(slots=True)
 class Budget:
     """How many payload bytes the reads of one reply may still bring; shared by the operations of one job."""

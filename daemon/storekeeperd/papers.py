@@ -1,7 +1,7 @@
 """Small files of the daemon's own: opened, read and written so that nobody can put others in their way.
 
-Owns the care: never through a link, never waiting for a fifo, never more of a file than there should be. Which files
-there are is home.py's.
+Owns the care: never through a link, never waiting for a fifo, never more of a file than there should be, never half of
+one in place of a whole one. Which files there are is home.py's.
 """
 
 from __future__ import annotations
@@ -39,6 +39,22 @@ def write_whole(file: int, text: str) -> None:
     left = memoryview(text.encode())
     while left:
         left = left[os.write(file, left) :]
+
+
+def replace(name: str, text: str, private: Path, folder: Path) -> None:
+    """Writes a small file whole: under a private name, fsync, rename into its folder, fsync of that."""
+    with opened(private) as begun, opened(folder) as kept:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=begun)
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFUL, 0o600, dir_fd=begun)
+        try:
+            write_whole(file, text)
+            os.fchmod(file, 0o644)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.rename(name, name, src_dir_fd=begun, dst_dir_fd=kept)
+        os.fsync(kept)
 
 
 def read(path: Path | str, root: int | None = None, *, bytes_max: int = SMALL_BYTES) -> bytes:

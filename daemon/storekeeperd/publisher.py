@@ -27,12 +27,12 @@ from storekeeperd.entries import MARKER
 from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Commit, Origin, Outcome, Put
+from storekeeperd.reader import READ_FLAGS, read_all
 from storekeeperd.sight import ABSENT
 from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
 OBJECT_MODE, SHARED_MODE = 0o400, 0o440
 """Of objects; the latter where unmodified FileConnectors of the daemon's group read them themselves."""
-READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _OURS = (b"created", b"replaced")
 """Results after which the object is the one that we made."""
@@ -338,17 +338,6 @@ def write_all(descriptor: int, payload: Any, offset: int) -> None:
     view = memoryview(payload)
     while written < len(view):
         written += os.pwrite(descriptor, view[written:], offset + written)
-
-
-def read_all(descriptor: int, offset: int, length: int) -> bytes:
-    """Returns `length` bytes of a file, fewer only at its end, however little the system gives at a time."""
-    payload = os.pread(descriptor, length, offset)
-    while len(payload) < length:
-        part = os.pread(descriptor, length - len(payload), offset + len(payload))
-        if not part:
-            break
-        payload += part
-    return payload
 
 
 def _same_bytes(descriptor: int, name: bytes, place: int, size: int) -> bool:

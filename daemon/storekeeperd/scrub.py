@@ -19,10 +19,11 @@ from storekeeper import Client
 from storekeeper.errors import CorruptObject, StorekeeperError
 from storekeeperd import checksums, entries
 from storekeeperd.disk import Disk
-from storekeeperd.home import EX_TEMPFAIL, FOLDER, TEMPORARY, Home, StartError
+from storekeeperd.exits import EX_TEMPFAIL, StartError
+from storekeeperd.home import FOLDER, TEMPORARY, Home
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Verify
-from storekeeperd.publisher import READ_FLAGS
+from storekeeperd.reader import READ_FLAGS
 from storekeeperd.sights import is_object
 
 _STATE = f"{FOLDER}/scrub"
