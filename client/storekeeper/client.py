@@ -7,9 +7,10 @@ locked while it waits (see session.py and carriers.py).
 from __future__ import annotations
 
 import builtins
+import uuid
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from storekeeper import events, listing, ranges, wire
 from storekeeper.address import default_address, expected_servers, normal_address
@@ -18,6 +19,7 @@ from storekeeper.exchange import Exchange
 from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.session import Session
 from storekeeper.traffic import Bools, Keys, Objects, Terms, Traffic
+from storekeeper.writer import Writer
 
 TIMEOUT_S = 30.0
 _SORTED_MAX = 10_000
@@ -133,6 +135,58 @@ class Client:
         removed. Where nothing can be mapped - over ZeroMQ, or an object that others can write to - it is a copy.
         """
         return self._traffic.view(key)
+
+    def writer(
+        self,
+        key: str | None = None,
+        *,
+        size: int | None = None,
+        replace: bool = False,
+        durability: str | None = None,
+        ttl: float | None = None,
+        lifetime: str | None = None,
+    ) -> Writer:
+        """Opens an object for writing: a binary file that appears whole when it is closed, or not at all.
+
+        Args:
+            key: the name; a random UUID if None. The writer's `key` tells.
+            size: its length in bytes, if you know it: room is reserved at once.
+            replace, durability, ttl, lifetime: as in `put`.
+
+        Returns:
+            A writer, to be used with `with`: an exception in it gives the object up.
+        """
+        terms = Terms(replace, durability, ttl, lifetime)
+        options = {**self._options, **terms.to_options()}
+        return Writer(self._session, str(uuid.uuid4()) if key is None else key, options, size)
+
+    def put_from(self, file: BinaryIO, key: str | None = None, **terms: Any) -> str:
+        """Stores what is left to read of a binary file, a pipe or a socket's file; returns the key.
+
+        Args:
+            file: opened for reading.
+            key: the name; a random UUID if None.
+            terms: as in `writer`.
+
+        Raises:
+            As `writer`; nothing is stored then.
+        """
+        with self.writer(key, **terms) as writer:
+            while block := file.read(wire.RANGE_BYTES):
+                writer.write(block)
+        return writer.key
+
+    def get_to(self, key: str, file: BinaryIO) -> int | None:
+        """Writes an object into a binary file, in order; returns its size, None if there is none.
+
+        Args:
+            key: its name.
+            file: opened for writing; it is flushed first, and its position is moved.
+
+        Raises:
+            DaemonUnreachable: the daemon went away in the middle; what was written is not all of it.
+        """
+        return self._traffic.get_to(key, file)
 
     def exists(self, key: str, *, fresh: bool = False) -> bool:
         """Returns whether there is an object of that name.

@@ -100,6 +100,11 @@ class Exchange:
         self.kept = True
         return self._carrier
 
+    @property
+    def under_way(self) -> int:
+        """How many requests are not answered yet."""
+        return len(self._under_way)
+
     def drain(self) -> None:
         """Takes in the replies still under way, whatever they say, so that the carrier can serve another call."""
         while self._under_way:

@@ -17,7 +17,6 @@ from typing import Any, BinaryIO
 
 from storekeeper import ranges
 from storekeeper.client import Client
-from storekeeper.errors import DaemonUnreachable
 from storekeeper.terminal import bar
 
 
@@ -41,26 +40,7 @@ def contents(file: str) -> Iterator[Any]:
 
 def fetch(client: Client, key: str, target: BinaryIO) -> bool:
     """Writes an object to a stream, in order; returns whether there was one."""
-    waiting: dict[int, bytes] = {}
-    place = 0
-
-    def begin(_: int) -> ranges.Sink:
-        if place:
-            raise DaemonUnreachable(
-                "the daemon went away in the middle of the object; what was written is not all of it"
-            )
-        waiting.clear()
-        return keep
-
-    def keep(start: int, part: memoryview) -> None:
-        nonlocal place
-        waiting[start] = bytes(part)
-        while place in waiting:
-            block = waiting.pop(place)
-            target.write(block)
-            place += len(block)
-
-    size = _download(client, key, begin)
+    size = _download(client, key, ranges.in_order(target))
     target.flush()
     return size is not None
 

@@ -10,10 +10,10 @@ import mmap
 import os
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, BinaryIO, Final, Literal, TypeVar
 
 from storekeeper.carriers import Carrier
-from storekeeper.errors import from_wire
+from storekeeper.errors import DaemonUnreachable, TimedOut, from_wire
 from storekeeper.exchange import Exchange
 from storekeeper.ranges import Download
 
@@ -88,8 +88,37 @@ def read_into(exchange: Exchange, key: bytes, options: Mapping[str, Any], target
     return _use(exchange, key, options, use)
 
 
+def send_to(exchange: Exchange, key: bytes, options: Mapping[str, Any], file: BinaryIO) -> int | Unless | None:
+    """Writes an object into a file, in the kernel where it can; returns its size."""
+
+    def use(download: Download, size: int) -> int | Unless:
+        done = 0
+        while done < size:
+            try:
+                count = os.sendfile(file.fileno(), download.descriptor, done, min(size - done, _READ_BYTES))
+            except (OSError, ValueError):  # sendfile(2): to a file opened for appending; or it is no file of the system
+                if done:
+                    raise
+                return NOT_MAPPED
+            if not count:
+                raise from_wire("disk_failed", "the object became shorter while it was read")
+            done += count
+        return size
+
+    return _use(exchange, key, options, use)
+
+
+def _close(exchange: Exchange, download: Download) -> None:
+    """Ends a download of which all is there: if the daemon goes away now, the call is not made again for that."""
+    try:
+        download.begin_to_close()
+        exchange.drain()
+    except (DaemonUnreachable, TimedOut):
+        exchange.keep().close()
+
+
 def _use(
-    exchange: Exchange, key: bytes, options: Mapping[str, Any], use: Callable[[Download, int], T]
+    exchange: Exchange, key: bytes, options: Mapping[str, Any], use: Callable[[Download, int], T | Unless]
 ) -> T | Unless | None:
     """Opens an object and does something with its descriptor, and with its size."""
     if not exchange.passes_descriptors:
@@ -104,8 +133,7 @@ def _use(
             exchange.allow(size)
             found = use(download, size)
         if not exchange.kept:
-            download.begin_to_close()
-            exchange.drain()
+            _close(exchange, download)
         return found
     finally:
         if download.descriptor >= 0:

@@ -7,10 +7,10 @@ forgets it with the connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from storekeeper import wire
-from storekeeper.errors import StorekeeperError, from_wire
+from storekeeper.errors import DaemonUnreachable, StorekeeperError, from_wire
 from storekeeper.exchange import Exchange
 
 WINDOW = 4
@@ -29,6 +29,30 @@ Begin = Callable[[int], Sink]
 
 def nothing(_: int) -> None:
     """Progress that nobody watches."""
+
+
+def in_order(target: BinaryIO) -> Begin:
+    """Returns what takes an object's parts as they come, and writes them to a stream in their order."""
+    waiting: dict[int, bytes] = {}
+    place = 0
+
+    def begin(_: int) -> Sink:
+        if place:
+            raise DaemonUnreachable(
+                "the daemon went away in the middle of the object; what was written is not all of it"
+            )
+        waiting.clear()
+        return keep
+
+    def keep(start: int, part: memoryview) -> None:
+        nonlocal place
+        waiting[start] = bytes(part)
+        while place in waiting:
+            block = waiting.pop(place)
+            target.write(block)
+            place += len(block)
+
+    return begin
 
 
 def upload(

@@ -10,7 +10,7 @@ import io
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from storekeeper import mappings, ranges, wire
 from storekeeper.errors import BatchFailed, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
@@ -205,6 +205,15 @@ class Traffic:
             target[start : start + len(part)] = part
 
         return self.fetch(key, begin)
+
+    def get_to(self, key: str, file: BinaryIO) -> int | None:
+        """Writes an object into a file, in order; returns its size, None if there is none."""
+        frame = wire.key_frame(key)
+        file.flush()
+        sent = self._session.call(lambda exchange: mappings.send_to(exchange, frame, self._options, file))
+        if sent is not mappings.NOT_MAPPED:
+            return sent
+        return self.fetch(key, ranges.in_order(file))
 
     def ask_each(self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str) -> Bools:
         """Returns for every key whether the verb answers it with `true_word`."""
