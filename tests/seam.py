@@ -69,7 +69,7 @@ _NO_CALLS = {
 
 READING = {
     "read", "pread", "preadv", "fstat", "stat", "lstat", "access", "readlink", "getxattr", "listxattr", "listdir",
-    "scandir", "statvfs", "fstatvfs", "posix_fadvise", "lseek", "close", "dup",
+    "scandir", "statvfs", "fstatvfs", "posix_fadvise", "lseek", "close", "dup", "dup2",
 }  # fmt: skip
 """Calls that leave what is on the platter as it is."""
 

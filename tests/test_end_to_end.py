@@ -230,13 +230,14 @@ def test_a_dead_daemon_is_an_error_and_fast_the_second_time(daemon: Daemon) -> N
         assert client.get("k") == b"bytes"
 
 
-def test_the_daemon_finishes_what_is_under_way_and_exits_with_0(daemon: Daemon, client: Client) -> None:
+def test_the_daemon_finishes_what_is_under_way_and_exits_with_0(daemon: Daemon) -> None:
     data = bytes(24 << 20)
     outcome: list[object] = []
 
     def put() -> None:
         try:
-            outcome.append(client.put(data, key="large"))
+            with daemon.client(carrier="zmq", timeout=20) as client:  # in ranges, which the daemon writes
+                outcome.append(client.put(data, key="large"))
         except StorekeeperError as error:
             outcome.append(error)
 

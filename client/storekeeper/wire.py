@@ -92,7 +92,7 @@ OPTIONS: dict[bytes, dict[str, type]] = {
     b"namespaces": {},
     b"create": {"settings": dict},
     b"drop": {},
-    b"upload": {**_PUT, "size": int},
+    b"upload": {**_PUT, "size": int, "descriptor": bool},
     b"write": {},
     b"commit": {},
     b"abort": {},

@@ -18,6 +18,7 @@ from storekeeper import wire
 from storekeeper.errors import BadRequest, CorruptObject, StorekeeperError
 from storekeeperd import checksums, entries, moments, sight
 from storekeeperd.commits import Commits
+from storekeeperd.features import prove_unwritable
 from storekeeperd.ground import Ground, Stay
 from storekeeperd.metadata import CREATED_US_MAX, Metadata
 from storekeeperd.operations import (
@@ -281,6 +282,8 @@ class Disk:
 
     def _commit(self, operation: Commit, stay: Stay, _: bool) -> Outcome:
         try:
+            if operation.lent:
+                _take_back(operation.descriptor)
             checksum = self._checksums[operation.descriptor].finish(operation.descriptor, operation.size)
             return self._publisher.publish(operation.descriptor, operation, checksum, stay)
         finally:
@@ -315,3 +318,14 @@ class Disk:
     def _seen(self, operation: Operation, stay: Stay) -> int:
         name = getattr(operation, "name", None)
         return UNSEEN if name is None else self._sights.look_again(name, stay)
+
+
+def _take_back(descriptor: int) -> None:
+    """Sees to it that nobody can write to an upload any more that its uploader has had a descriptor of."""
+    try:
+        prove_unwritable(descriptor)
+    except BlockingIOError:
+        raise BadRequest(
+            "somebody can still write to the upload: close its descriptor, its copies and mappings before the commit; "
+            "nothing was stored"
+        ) from None

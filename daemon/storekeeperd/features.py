@@ -6,6 +6,7 @@ Owns the trial. What is not there is done without (publisher.py, disk.py), and s
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ class Features:
         unnamed_files: O_TMPFILE with a link afterwards.
         attributes: user extended attributes.
         read_nowait: reads from the page cache alone (RWF_NOWAIT).
+        leases: read leases, by which it is proven that nobody can write to a file any more (F_SETLEASE).
     """
 
     unnamed_files: bool
     attributes: bool
     read_nowait: bool
+    leases: bool
 
 
 def probe(private: Path) -> Features:
@@ -51,7 +54,35 @@ def probe(private: Path) -> Features:
     finally:
         os.close(trial)
         (private / "probe").unlink(missing_ok=True)
-    return Features(unnamed_files, attributes, read_nowait)
+    return Features(unnamed_files, attributes, read_nowait, unnamed_files and _has_leases(private))
+
+
+def _has_leases(private: Path) -> bool:
+    trial = os.open(private, os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE, 0o600)
+    try:
+        return _works(lambda: prove_unwritable(trial))
+    finally:
+        os.close(trial)
+
+
+def prove_unwritable(descriptor: int) -> None:
+    """Lets go of the right to write that a descriptor gives, and proves that nobody else has it.
+
+    The kernel grants a read lease only if no descriptor that is open for writing and no writable mapping of the file is
+    left anywhere, on the way between processes included: fcntl(2), F_SETLEASE. The lease is given back at once. The
+    file has no name yet, and a mode that lets nobody but its owner open it anew.
+
+    Raises:
+        BlockingIOError: somebody has.
+        OSError: the file system has no leases.
+    """
+    reading = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(reading, descriptor, inheritable=False)
+    finally:
+        os.close(reading)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def _works(attempt: object) -> bool:

@@ -109,6 +109,7 @@ class Keeper:
             bounds=charters.bounds,
         )
         self._service.keeps_lives = self._home.keeps_lives
+        self._service.lends = features.leases
         charters.proclaim(self._service, self._home)
         prefixes = list(self._service.prefixes.values())
         watcher = Watcher(config.store, prefixes, self._coherence.echoes)
@@ -335,6 +336,7 @@ class Keeper:
             for name, there in (
                 ("unnamed_files", features.unnamed_files),
                 ("attributes", features.attributes),
+                ("leases", features.leases),
                 ("watch", self._coherence.watched),
             )
             if not there

@@ -209,7 +209,10 @@ class Write:
 
 @dataclass(slots=True)
 class Commit:
-    """Publish an upload of `size` bytes and close its descriptor, whatever comes of it. Words as of Put."""
+    """Publish an upload of `size` bytes and close its descriptor, whatever comes of it. Words as of Put.
+
+    `lent`: its descriptor was handed out, too; nobody may be left then who can write to it.
+    """
 
     name: bytes
     descriptor: int
@@ -219,6 +222,7 @@ class Commit:
     durable: bool
     before_ns: int = 0
     life: Life = ENDLESS
+    lent: bool = False
 
 
 @dataclass(slots=True)

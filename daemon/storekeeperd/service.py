@@ -74,6 +74,7 @@ class Service:
         barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
         prefixes: what names of each namespace begin with.
         spaces: what each namespace is told.
+        lends: whether uploads may be written by descriptors that are handed out.
         store_away: the store's directory is not there; all verbs but `status` are refused.
         complaints: refusals on their way to the log.
         access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
@@ -101,6 +102,7 @@ class Service:
         self.jobs = self.orders.jobs
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
         self.store_away = False
+        self.lends = False
         self._index = index
         self._has = index.has
         self._coherence = coherence

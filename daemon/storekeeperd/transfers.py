@@ -76,6 +76,7 @@ class Upload:
     commit_bytes: int = 0
     abort: Answer | None = None  # to be sent when the file is closed
     ended: bool = False
+    lent: bool = False  # the peer may write into its file by a descriptor of its own
 
 
 @dataclass(slots=True, eq=False)
@@ -164,9 +165,20 @@ class Transfers:
                     name, prefix, outcome.number, replace, durable, origin, life, charge, size, space, before_ns
                 )
                 answer.details["handle"] = self.handles.hand_out(peer, upload).decode()
+                if options.get("descriptor") and self._may_lend(peer):
+                    upload.lent = True
+                    answer.descriptor = outcome.number
             service.settle(answer, 0, outcome)
 
         self._order(Begin(), began, answer)
+
+    def _may_lend(self, peer: Peer) -> bool:
+        """Returns whether a peer may be given what it can write to an upload by.
+
+        Nothing bounds what is written so, nor ends it with the connection: not where anything is bounded.
+        """
+        service = self._service
+        return service.lends and (not service.ledger.bounds_anything or service.access.is_admin(peer))
 
     def write(self, peer: Peer, request: wire.Request) -> None:
         """Takes a range of an upload."""
@@ -237,7 +249,7 @@ class Transfers:
         if self._service.spaces.get(upload.prefix) is not upload.space:
             error = NamespaceMissing("the namespace of this upload was dropped; nothing was stored")
         whole = [(0, upload.commit_bytes)] if upload.commit_bytes else []
-        if error is None and upload.written != whole:
+        if error is None and upload.written != whole and not (upload.lent and not upload.written):
             there = sum(end - start for start, end in upload.written)
             error = IncompleteUpload(f"{upload.commit_bytes} bytes were announced, {there} were written")
         if error is not None:
@@ -253,6 +265,7 @@ class Transfers:
             durable,
             upload.before_ns,
             upload.life,
+            upload.lent,
         )
         answer.details["durability"] = "disk" if durable else "os"
 
