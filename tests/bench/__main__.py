@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.bounds import bounds
 from bench.commit import durable
 from bench.many import evictions, owners
 from bench.rounds import Row, table
@@ -38,6 +39,7 @@ def main() -> None:
         ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), options.rounds)),
         ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, options.rounds)),
         ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", options.rounds)),
+        ("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", options.rounds)),
         ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
         ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
     ):
