@@ -1,4 +1,4 @@
-"""What all of 'many users' costs where it is configured, in processor per operation.
+"""What all of 'many users' costs where it is configured: processor per operation, and the wait for puts after a start.
 
 Owns the daemons of the same code that are compared, side by side, and what the bounded one is told. Processor is what
 all threads of a daemon ran, by the kernel; the clock says little on a machine that others use, too. A third daemon is
@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.rounds import Row
+from bench.many import fill
+from bench.rounds import Row, take_turns
 from conftest import Daemon
 from storekeeper import Client
 
@@ -91,6 +92,37 @@ def _turn(
             time.sleep(_SETTLES_S)  # what it left for later is its own, too
             if figures is not None:
                 figures[work, who].append((_ran_ns(daemon.pid) - before_ns) / 1000 / OPERATIONS)
+
+
+def starts(place: str, objects: int, rounds: int) -> list[Row]:
+    """A daemon started on many objects: how long until the first put is accepted, with a bound and without."""
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        store = Path(folder) / "store"
+        fill(store, objects)
+        (Path(folder) / "bounds.toml").write_text("[quota]\nbytes_max = 1000000000000\n")
+        bound = ("--config", f"{folder}/bounds.toml")
+        _first_put_ms(store)  # founds what the daemon keeps beside the objects
+        candidates = {PLAIN: lambda: _first_put_ms(store), "[quota] bytes_max": lambda: _first_put_ms(store, *bound)}
+        rows = take_turns(min(rounds, 3), candidates, f"start on {objects:,} objects: first put", "ms", PLAIN)
+    looked = [objects / ms * 1000 for ms in rows[1].figures]
+    return [*rows, Row("objects looked at, the start included", rows[1].candidate, "/s", looked)]
+
+
+def _first_put_ms(store: Path, *options: str) -> float:
+    """Returns how long after the daemon's process began a put was done that was tried again while it was `busy`."""
+    daemon = Daemon(store, f"ipc://{store.parent}/s", "--log-level", "error", *options)
+    began = time.perf_counter()
+    daemon.launch()
+    try:
+        daemon.wait()
+        with daemon.client(timeout=600) as client:
+            client.put(_DATA, "first")  # the client tries again, every 20 ms
+            took_ms = (time.perf_counter() - began) * 1000
+            client.evict("first")
+        daemon.stop()
+    finally:
+        daemon.end()
+    return took_ms
 
 
 @contextlib.contextmanager
