@@ -1,7 +1,8 @@
 """`make bench`: what the store costs, beside what it is measured against, in one interleaved run.
 
 Machines are noisy: every figure is the median of rounds in which all candidates take their turn, with the spread
-beside it; compare within one run only. CPU per request is what noise moves least.
+beside it; compare within one run only. CPU per request is what noise moves least. What is measured on disk is
+measured in TMPDIR; best a folder that little was made in.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.bounds import bounds, starts
 from bench.commit import durable
 from bench.many import evictions, owners
 from bench.rounds import Row, table
@@ -38,6 +40,14 @@ def main() -> None:
         ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), options.rounds)),
         ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, options.rounds)),
         ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", options.rounds)),
+        *(
+            (
+                f"many users, first put on a full store, on {place}",
+                lambda folder=folder: starts(folder, options.objects, options.rounds),
+            )
+            for place, folder in _places()
+        ),
+        ("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", options.rounds)),
         ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
         ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
     ):

@@ -26,7 +26,7 @@ def owners(place: str, objects: int, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory(dir=place) as folder:
         store = Path(folder) / "store"
-        _fill(store, objects)
+        fill(store, objects)
         daemon = Daemon(store, f"ipc://{folder}/s", "--log-level", "error").start()
         try:
             with daemon.client(timeout=600) as client:
@@ -88,7 +88,7 @@ def _ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _fill(store: Path, objects: int) -> None:
+def fill(store: Path, objects: int) -> None:
     """Makes objects as a daemon does, of 50 users, each a second older than the one before."""
     store.mkdir()
     now_us, boot, moment = time.time_ns() // 1000, moments.boot(), moments.now_ns()

@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One line of the table: what was done, by whom, and its figures over the rounds."""
+    """One line of the table: what was done, by whom, and its figures over the rounds.
+
+    With `paired` its ratio is the median of those of each round, with their middle half beside it.
+    """
 
     work: str
     candidate: str
     unit: str
     figures: list[float]
     against: str = ""
+    paired: bool = False
 
     @property
     def median(self) -> float:
@@ -42,10 +46,18 @@ def per_item(work: Callable[[], object], items: int) -> float:
 
 def table(rows: list[Row]) -> str:
     """Returns the rows as a Markdown table, with the ratio to the row each is measured against."""
-    medians = {(row.work, row.candidate): row.median for row in rows}
+    found = {(row.work, row.candidate): row for row in rows}
     lines = ["| work | who | median | spread | ratio |", "|---|---|---|---|---|"]
     for row in rows:
-        ratio = f"{row.median / medians[row.work, row.against]:.2f} × {row.against}" if row.against else ""
+        ratio = f"{_ratio(row, found[row.work, row.against])} × {row.against}" if row.against else ""
         spread = f"{min(row.figures):,.1f}–{max(row.figures):,.1f}"
         lines.append(f"| {row.work} | {row.candidate} | {row.median:,.1f} {row.unit} | {spread} | {ratio} |")
     return "\n".join(lines) + "\n"
+
+
+def _ratio(row: Row, other: Row) -> str:
+    if not row.paired:
+        return f"{row.median / other.median:.2f}"
+    ratios = [mine / theirs for mine, theirs in zip(row.figures, other.figures, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
