@@ -183,13 +183,23 @@ class Model:
         start: what the world is at first.
         slots: events that the kernel's queue holds.
         early: a kernel that reports a delete before looks see it.
+        busy: events of other names are always in the queue, too: it is never read to its end.
     """
 
-    def __init__(self, coherence_type: type[Coherence], start: Outside, slots: int = 1, *, early: bool = False) -> None:
+    def __init__(
+        self,
+        coherence_type: type[Coherence],
+        start: Outside,
+        slots: int = 1,
+        *,
+        early: bool = False,
+        busy: bool = False,
+    ) -> None:
         self.coherence_type = coherence_type
         self.start = start
         self.slots = slots
         self.early = early
+        self.busy = busy
         self.end_barrier = getattr(coherence_type, "end_barrier", False)
 
     def explore(self) -> int:
@@ -336,7 +346,7 @@ class Model:
             coherence.lost("overflow")
         elif not coherence.echoes.is_own(KEY, MADE if event == "made" else REMOVED):
             coherence.hear({KEY: None}, {KEY: None} if event == "removed" else {})
-        if last:
+        if last and not self.busy:
             coherence.echoes.drained()
 
     def change(self, at: Outside, there: bool) -> Outside:

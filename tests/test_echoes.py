@@ -107,3 +107,23 @@ def test_what_is_forgotten_is_not_own(echoes: Echoes) -> None:
     echoes.finish(b"under way", b"created")
     assert not echoes.awaited
     assert (echoes.awaited, echoes.held) == (awaited, held) == ({}, {})  # the watcher has these very ones
+
+
+def test_what_is_read_during_the_next_change_is_awaited_no_more(echoes: Echoes) -> None:
+    change(echoes, b"k", b"created")
+    echoes.begin(b"k")
+    assert echoes.is_own(b"k", MADE)  # of the first change: it is held for the second one
+    assert not echoes.is_own(b"k", REMOVED)
+    assert echoes.finish(b"k", b"evicted")
+    assert not echoes.is_own(b"k", MADE)  # another's
+
+
+def test_nor_if_the_next_change_changes_nothing(echoes: Echoes) -> None:
+    change(echoes, b"k", b"created")
+    echoes.begin(b"k")
+    assert echoes.is_own(b"k", MADE)
+    assert echoes.finish(b"k", b"same")
+    echoes.begin(b"k")
+    assert echoes.is_own(b"k", REMOVED)
+    assert not echoes.finish(b"k", b"evicted")
+    assert not echoes.is_own(b"k", MADE)

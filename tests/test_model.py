@@ -21,6 +21,7 @@ SMALL = {
     "fresh answers beside an own change": Model(Coherence, Outside(there=True, toggles=1, changes=1, asks=1)),
     "a queue of two": Model(Coherence, Outside(there=True, toggles=3, changes=0, asks=0), slots=2),
     "a kernel that reports deletes early": Model(Coherence, Outside(toggles=2, changes=0, asks=0), early=True),
+    "two own changes in a busy directory": Model(Coherence, Outside(toggles=1, changes=2, asks=0), slots=3, busy=True),
 }
 LARGE = {
     "all at once": Model(Coherence, Outside(toggles=2, changes=1, asks=1)),
@@ -157,6 +158,25 @@ class AwaitsAnything(Coherence):
         self.echoes = AnyEcho()
 
 
+class StaleEchoes(Echoes):
+    """What is read during the next change of a name stays awaited of the one before."""
+
+    def is_own(self, name: bytes, event: int) -> bool:
+        awaited = self.awaited.get(name)
+        own = super().is_own(name, event)
+        if name in self.held and awaited is not None:
+            self.awaited[name] = awaited
+        return own
+
+
+class AwaitsForTooLong(Coherence):
+    """As it is, but for such echoes."""
+
+    def __init__(self, index: Index) -> None:
+        super().__init__(index)
+        self.echoes = StaleEchoes()
+
+
 class AwaitsThoughLost(Coherence):
     """An own change is awaited though its event may have been dropped."""
 
@@ -231,6 +251,15 @@ class BelievesEventsWithABarrierAtTheEnd(BelievesEvents):
 def test_the_model_finds_a_broken_variant(broken: type[Coherence], start: Outside) -> None:
     with pytest.raises(Broken):
         Model(broken, start).explore()
+
+
+@pytest.mark.timeout(3600)
+def test_the_model_finds_an_echo_that_is_awaited_for_too_long(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--large-model"):
+        pytest.skip("takes minutes: --large-model")
+    start = Outside(toggles=1, changes=3, asks=0)
+    with pytest.raises(Broken):
+        Model(AwaitsForTooLong, start, slots=3, busy=True).explore()
 
 
 @pytest.mark.timeout(3600)

@@ -55,8 +55,11 @@ class Carrier(Protocol):
             DaemonUnreachable: the daemon went away, or was never there; a new carrier may find the next one.
         """
 
-    def take_descriptor(self) -> int:
-        """Returns the descriptor that came with the last message, -1 if none did; the caller has to close it."""
+    def descriptor(self) -> int:
+        """Returns the descriptor that came with the last message, -1 if none did. It stays the carrier's."""
+
+    def drop_descriptors(self) -> None:
+        """Closes what came."""
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""

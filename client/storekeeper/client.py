@@ -7,6 +7,7 @@ locked while it waits (see session.py and carriers.py).
 from __future__ import annotations
 
 import builtins
+import errno
 import uuid
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -154,7 +155,9 @@ class Client:
             replace, durability, ttl, lifetime: as in `put`.
 
         Returns:
-            A writer, to be used with `with`: an exception in it gives the object up.
+            A writer, to be used with `with`: an exception in it gives the object up. What wraps it, as an
+            `io.BufferedWriter`, closes it though, and so publishes what was written: let the writer's own `with` be
+            the only one.
         """
         terms = Terms(replace, durability, ttl, lifetime)
         options = {**self._options, **terms.to_options()}
@@ -174,6 +177,8 @@ class Client:
         with self.writer(key, **terms) as writer:
             while block := file.read(wire.RANGE_BYTES):
                 writer.write(block)
+            if block is None:
+                raise BlockingIOError(errno.EAGAIN, "the file has nothing to read now, and is not at its end")
         return writer.key
 
     def get_to(self, key: str, file: BinaryIO) -> int | None:

@@ -149,9 +149,12 @@ class Dealer:
         frames: list[Any] = self._socket.recv_multipart(zmq.NOBLOCK, copy=copy)
         return frames if copy else [memoryview(frame) for frame in frames]
 
-    def take_descriptor(self) -> int:
+    def descriptor(self) -> int:
         """Returns -1: libzmq drops what descriptors it is sent."""
         return -1
+
+    def drop_descriptors(self) -> None:
+        """Does nothing: there are none."""
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
@@ -177,6 +180,8 @@ class Dealer:
 
     def _wait(self, deadline: float) -> None:
         while True:
+            if self.pid != os.getpid():  # forked in the middle of a call: libzmq would wait for threads of the parent
+                raise dropped(self._address)
             left_ms = (deadline - time.monotonic()) * 1000
             if self._held:
                 self._events.poll(max(0, min(_PATIENCE_MS, int(left_ms) + 1)))

@@ -91,9 +91,13 @@ class Exchange:
         """Whether an answer may bring a descriptor."""
         return self._carrier.passes_descriptors
 
-    def take_descriptor(self) -> int:
-        """Returns the descriptor that came with the last reply, -1 if none did; the caller has to close it."""
-        return self._carrier.take_descriptor()
+    def descriptor(self) -> int:
+        """Returns the descriptor that came with the last reply, -1 if none did. It stays the carrier's."""
+        return self._carrier.descriptor()
+
+    def drop_descriptors(self) -> None:
+        """Closes what came."""
+        self._carrier.drop_descriptors()
 
     def keep(self) -> Carrier:
         """Takes the carrier out of use: what the daemon holds for this connection is held until somebody closes it."""

@@ -40,7 +40,8 @@ def contents(file: str) -> Iterator[Any]:
 
 def fetch(client: Client, key: str, target: BinaryIO) -> bool:
     """Writes an object to a stream, in order; returns whether there was one."""
-    size = _download(client, key, ranges.in_order(target))
+    with _progress(client, key) as progress:
+        size = client._traffic.fetch_in_order(key, target, progress)
     target.flush()
     return size is not None
 
@@ -53,7 +54,10 @@ def fetch_file(client: Client, key: str, path: Path) -> bool:
     path = path.resolve()  # through a link, not over it
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".storekeeper-", delete=False) as file:
         try:
-            size = _download(client, key, lambda _: lambda start, part: _write_at(file.fileno(), part, start))
+            with _progress(client, key) as progress:
+                size = client._traffic.fetch(
+                    key, lambda _: lambda start, part: _write_at(file.fileno(), part, start), progress
+                )
             if size is None:
                 os.unlink(file.name)
                 return False
@@ -68,10 +72,11 @@ def fetch_file(client: Client, key: str, path: Path) -> bool:
     return True
 
 
-def _download(client: Client, key: str, begin: ranges.Begin) -> int | None:
+@contextlib.contextmanager
+def _progress(client: Client, key: str) -> Iterator[ranges.Progress]:
     info = client.stat(key) if sys.stderr.isatty() else None
     with bar(key, info.size if info else 0) as progress:
-        return client._traffic.fetch(key, begin, progress)
+        yield progress
 
 
 def _write_at(descriptor: int, part: memoryview, start: int) -> None:

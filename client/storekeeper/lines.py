@@ -44,7 +44,11 @@ def somebody_listens(address: str) -> bool:
     """Returns whether a connection to an ipc:// address is taken; True for others. Some 20 µs; never blocks."""
     if not address.startswith("ipc://"):
         return True
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    try:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise exhausted(error) from None
+    with made as probe:
         probe.setblocking(False)
         try:
             probe.connect(address.removeprefix("ipc://"))

@@ -6,8 +6,10 @@ cannot be cut short under its reader; where it gives none the caller goes on in 
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
+import stat
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, BinaryIO, Final, Literal, TypeVar
@@ -34,17 +36,21 @@ _READ_BYTES = 1 << 30  # read(2) takes no more than 2 GiB at once
 class _Mapped(mmap.mmap):
     """A mapping that ends its connection when it ends: the daemon then knows that nobody looks at the file any more."""
 
-    carrier: Carrier
+    carrier: Carrier | None = None
 
     def __del__(self) -> None:
-        self.carrier.close()
+        if self.carrier is not None:
+            self.carrier.close()
 
 
 def view(exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> memoryview | Unless | None:
     """Returns the bytes of an object, mapped; the exchange's carrier is kept for as long as they are."""
 
-    def use(download: Download, size: int) -> memoryview:
-        mapped = _Mapped(download.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    def use(download: Download, size: int) -> memoryview | Unless:
+        try:
+            mapped = _Mapped(download.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except (OSError, ValueError):  # mmap(2): ENOMEM; and Python duplicates the descriptor: EMFILE
+            return NOT_MAPPED
         mapped.carrier = exchange.keep()
         return memoryview(mapped)
 
@@ -88,14 +94,27 @@ def read_into(exchange: Exchange, key: bytes, options: Mapping[str, Any], target
     return _use(exchange, key, options, use)
 
 
+def _file_below(file: BinaryIO) -> int:
+    """Returns the descriptor of a plain file or pipe; -1 if what is written goes through something on its way there.
+
+    Files of gzip, of a TLS socket and others have a `fileno` too: of what lies below them.
+    """
+    raw: Any = file.raw if type(file) in (io.BufferedWriter, io.BufferedRandom) else file  # type: ignore[attr-defined]
+    return int(raw.fileno()) if type(raw) is io.FileIO else -1
+
+
 def send_to(exchange: Exchange, key: bytes, options: Mapping[str, Any], file: BinaryIO) -> int | Unless | None:
     """Writes an object into a file, in the kernel where it can; returns its size."""
 
+    number = _file_below(file)
+
     def use(download: Download, size: int) -> int | Unless:
+        if number < 0:
+            return NOT_MAPPED
         done = 0
         while done < size:
             try:
-                count = os.sendfile(file.fileno(), download.descriptor, done, min(size - done, _READ_BYTES))
+                count = os.sendfile(number, download.descriptor, done, min(size - done, _READ_BYTES))
             except (OSError, ValueError):  # sendfile(2): to a file opened for appending; or it is no file of the system
                 if done:
                     raise
@@ -117,6 +136,12 @@ def _close(exchange: Exchange, download: Download) -> None:
         exchange.keep().close()
 
 
+def _is_file(descriptor: int, size: int) -> bool:
+    """Whether a descriptor is what the daemon says: a read from anything else could wait for ever."""
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
 def _use(
     exchange: Exchange, key: bytes, options: Mapping[str, Any], use: Callable[[Download, int], T | Unless]
 ) -> T | Unless | None:
@@ -129,12 +154,11 @@ def _use(
         if size is None:
             return None
         found: T | Unless = NOT_MAPPED
-        if download.descriptor >= 0 and size:
+        if download.descriptor >= 0 and size and _is_file(download.descriptor, size):
             exchange.allow(size)
             found = use(download, size)
         if not exchange.kept:
             _close(exchange, download)
         return found
     finally:
-        if download.descriptor >= 0:
-            os.close(download.descriptor)
+        exchange.drop_descriptors()

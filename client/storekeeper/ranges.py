@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from storekeeper import wire
-from storekeeper.errors import DaemonUnreachable, StorekeeperError, from_wire
+from storekeeper.errors import StorekeeperError, from_wire
 from storekeeper.exchange import Exchange
 
 WINDOW = 4
@@ -36,6 +36,10 @@ def nothing(_: int) -> None:
     """Progress that nobody watches."""
 
 
+class Torn(Exception):  # not an error of the store: the call must not be made again for it
+    """The daemon went away when some of an object was written already to where it cannot be taken back."""
+
+
 def in_order(target: BinaryIO) -> Begin:
     """Returns what takes an object's parts as they come, and writes them to a stream in their order."""
     waiting: dict[int, bytes] = {}
@@ -43,9 +47,7 @@ def in_order(target: BinaryIO) -> Begin:
 
     def begin(_: int) -> Sink:
         if place:
-            raise DaemonUnreachable(
-                "the daemon went away in the middle of the object; what was written is not all of it"
-            )
+            raise Torn
         waiting.clear()
         return keep
 
@@ -54,7 +56,12 @@ def in_order(target: BinaryIO) -> Begin:
         waiting[start] = bytes(part)
         while place in waiting:
             block = waiting.pop(place)
-            target.write(block)
+            left = memoryview(block)
+            while left:
+                count = target.write(left)
+                if count is None:
+                    raise BlockingIOError(errno.EAGAIN, "the file takes no more without waiting")
+                left = left[count:]
             place += len(block)
 
     return begin
@@ -77,16 +84,16 @@ def upload(
     if exchange.passes_descriptors:
         asked["descriptor"] = True
     begun = exchange.ask(b"upload", [key], asked)
-    descriptor = exchange.take_descriptor()
+    descriptor = exchange.descriptor()
     check_item(begun)
     handle = begun.details["handle"].encode()
     exchange.allow(size)
     if descriptor >= 0:
-        try:
-            _fill(descriptor, data, progress)
-        except OSError as error:
+        error = _fill(descriptor, data, progress)
+        exchange.drop_descriptors()  # it is published when nobody can write to it any more
+        if error is not None:
             exchange.ask(b"abort", [handle])
-            raise _typed(error) from None
+            raise error
         return exchange.ask(b"commit", [handle, b"%d" % size])
     sent = acknowledged = 0
     try:
@@ -105,22 +112,18 @@ def upload(
     return exchange.ask(b"commit", [handle, b"%d" % size])
 
 
-def _fill(descriptor: int, data: memoryview, progress: Progress) -> None:
-    """Writes an object into the file that the daemon has lent, and lets go of it."""
-    try:
-        place = 0
-        while place < len(data):
-            part = data[place : place + _PART_BYTES]
-            written = os.pwrite(descriptor, part, place)
-            place += written
-            progress(written)
-    finally:
-        os.close(descriptor)
-
-
-def _typed(error: OSError) -> StorekeeperError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return from_wire("disk_full" if full else "disk_failed", f"the store's disk: {error.strerror}; nothing was stored")
+def _fill(descriptor: int, data: memoryview, progress: Progress) -> StorekeeperError | None:
+    """Writes an object into the file that the daemon has lent; returns why it could not."""
+    place = 0
+    while place < len(data):
+        try:
+            written = os.pwrite(descriptor, data[place : place + _PART_BYTES], place)
+        except OSError as error:
+            code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_failed"
+            return from_wire(code, f"the store's disk: {error.strerror}; nothing was stored")
+        place += written
+        progress(written)
+    return None
 
 
 class Download:
@@ -143,7 +146,7 @@ class Download:
         if descriptor and exchange.passes_descriptors:
             options = {**options, "descriptor": True}
         opened = exchange.ask(b"open", [key], options)
-        self.descriptor = exchange.take_descriptor()
+        self.descriptor = exchange.descriptor()
         check_item(opened)
         self.size: int | None = None
         if opened.words != ["absent"]:

@@ -15,6 +15,7 @@ A forked child closes its copies of the connections, so that they end with the p
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -22,8 +23,10 @@ import struct
 import sys
 import time
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from storekeeper import framing, wire, zmtp
@@ -41,30 +44,57 @@ _CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
 _SPIN_S = 100e-6
 """How long an answer is looked for before it is waited for (spin.py)."""
 _READ_BYTES = 256 * 1024
+_FORKS_MAX = 10_000
 _MESSAGE_BYTES_MAX = 1 << 40
 _FRAMES_MAX = 1 << 20
 _SEND_BUFFERS = 512
 """Buffers given to the kernel at once; sendmsg(2) takes 1,024."""
 
-_sockets: dict[int, tuple[socket.socket, str]] = {}
-"""Connections of this process, by descriptor: and where each leads."""
+_sockets: dict[socket.socket, tuple[int, int]] = {}
+"""Sockets of this process until they are closed: descriptor and inode, which nothing else has that got the number."""
 
 
 def _let_go() -> None:
     """Closes what a forked child has of its parent's connections; what only has the number of one is left alone."""
-    for sock, path in list(_sockets.values()):
-        try:
-            ours = sock.getpeername() == path
-        except OSError:
-            ours = False
-        if ours:
-            sock.close()
-        else:
-            sock.detach()
+    for sock, (descriptor, inode) in list(_sockets.items()):
+        sock.detach()
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_ino == inode:  # also one that another thread was just closing
+                os.close(descriptor)
     _sockets.clear()
+    _forks[:] = [0, 0]
 
 
-os.register_at_fork(after_in_child=_let_go)
+_forks = [0, 0]
+"""Forks of this process: begun, and ended."""
+
+
+def _begin_fork() -> None:
+    _forks[0] += 1
+
+
+def _end_fork() -> None:
+    _forks[1] += 1
+
+
+os.register_at_fork(before=_begin_fork, after_in_parent=_end_fork, after_in_child=_let_go)
+
+
+def _new_socket() -> socket.socket:
+    """Returns a socket of which every child that is forked from now on closes its copy."""
+    for _ in range(_FORKS_MAX):
+        begun = _forks[0]
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        descriptor = made.fileno()
+        _sockets[made] = descriptor, os.fstat(descriptor).st_ino
+        if _forks == [begun, begun]:
+            break
+        made.close()  # a fork in another thread came in between: its child has a copy and does not know of it
+        _sockets.pop(made, None)
+        time.sleep(0)
+    else:
+        raise OSError(errno.EAGAIN, "too many forks")
+    return made
 
 
 class Stream:
@@ -90,7 +120,7 @@ class Stream:
         self._connected = False
         self._greeted = False  # by the daemon; nothing but our greeting is sent before
         self._out: list[Any] = []
-        self._descriptors: list[int] = []  # those that came, and nobody has taken
+        self._arrived: list[Any] = []  # what recvmsg(2) gave that brought descriptors: they are owned by this list
         self._engine = zmtp.Engine(
             socket_type=b"DEALER",
             as_server=False,
@@ -99,7 +129,7 @@ class Stream:
             properties=[wire.DESCRIPTORS],
         )
         try:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket = _new_socket()
         except OSError as error:
             raise exhausted(error) from None
         self._socket.setblocking(False)
@@ -142,17 +172,29 @@ class Stream:
             return [bytes(frame) if type(frame) is bytearray else frame for frame in message]
         return message
 
-    def take_descriptor(self) -> int:
-        """Returns the descriptor that came with the last message, -1 if none did; the caller has to close it."""
-        return self._descriptors.pop() if self._descriptors else -1
+    def descriptor(self) -> int:
+        """Returns the descriptor that came with the last message, -1 if none did. It stays this carrier's."""
+        numbers = self._numbers()
+        return numbers[-1] if numbers else -1
+
+    def drop_descriptors(self) -> None:
+        """Closes what came."""
+        if self._arrived:
+            # One call of C: an interruption comes before all of it, or after, so nothing is closed twice or never.
+            steps = chain(map(os.close, self._numbers()), map(list.clear, (self._arrived,)))
+            deque(steps, 0)
+
+    def _numbers(self) -> list[int]:
+        return [number for got in self._arrived for *_, packed in got[1] for number in array("i", packed)]
 
     def close(self) -> None:
         """Closes the connection at once; what is not sent is dropped. Does nothing in a forked child."""
         if self.pid == os.getpid():
-            while self._descriptors:
-                os.close(self._descriptors.pop())
-            _sockets.pop(self._socket.fileno(), None)
+            self.drop_descriptors()
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # whoever has a copy
             self._socket.close()
+            _sockets.pop(self._socket, None)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # it was not made whole, or the interpreter is ending
@@ -180,7 +222,6 @@ class Stream:
             if error.errno is None:
                 raise BadRequest(f"{self._address!r} is no address: {error}; use ipc:///path") from None
             raise unreachable(self._address, error) from None
-        _sockets[self._socket.fileno()] = self._socket, self._path
         if self._servers:
             check_server(self._address, _server_of(self._socket), self._servers)
         self._socket.setblocking(True)
@@ -232,6 +273,8 @@ class Stream:
     def _fill(self, deadline: float) -> None:
         """Receives something, or sends more of what waits; raises if neither comes to pass in time."""
         left_s = deadline - time.monotonic()
+        if left_s < -_PATIENCE_S:  # it does not stop sending, but does not answer
+            raise late()
         if not self._connected:
             if left_s <= 0:
                 raise late()
@@ -263,9 +306,13 @@ class Stream:
             raise dropped(self._address) if somebody_listens(self._address) else unreachable(self._address)
 
     def _receive_some(self, flags: int) -> bytes:
-        data, came, _, _ = self._socket.recvmsg(_READ_BYTES, _CONTROL_BYTES, flags | socket.MSG_CMSG_CLOEXEC)
-        for _, _, packed in came:
-            self._descriptors += array("i", packed)
+        # One call of C puts down what the kernel gives: an interruption in between would lose a descriptor.
+        arrived = self._arrived
+        flags |= socket.MSG_CMSG_CLOEXEC
+        arrived.extend(map(self._socket.recvmsg, (_READ_BYTES,), (_CONTROL_BYTES,), (flags,)))
+        data: bytes = arrived[-1][0]
+        if not arrived[-1][1]:
+            del arrived[-1]
         return data
 
     def _poll(self, left_s: float, *, sends: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from storekeeper import mappings, ranges, wire
-from storekeeper.errors import BatchFailed, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
+from storekeeper.errors import BatchFailed, DaemonUnreachable, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
 from storekeeper.exchange import Exchange
 from storekeeper.session import Session
 
@@ -213,7 +213,16 @@ class Traffic:
         sent = self._session.call(lambda exchange: mappings.send_to(exchange, frame, self._options, file))
         if sent is not mappings.NOT_MAPPED:
             return sent
-        return self.fetch(key, ranges.in_order(file))
+        return self.fetch_in_order(key, file)
+
+    def fetch_in_order(self, key: str, file: BinaryIO, progress: ranges.Progress = ranges.nothing) -> int | None:
+        """Fetches an object in ranges, and writes it into a file as it comes; as `get_to`."""
+        try:
+            return self.fetch(key, ranges.in_order(file), progress)
+        except ranges.Torn:
+            raise DaemonUnreachable(
+                "the daemon went away in the middle of the object; what was written is not all of it"
+            ) from None
 
     def ask_each(self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str) -> Bools:
         """Returns for every key whether the verb answers it with `true_word`."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from storekeeper import wire
 from storekeeper.carriers import Carrier
-from storekeeper.errors import DaemonUnreachable, StorekeeperError
+from storekeeper.errors import DaemonUnreachable
 from storekeeper.exchange import Exchange
 from storekeeper.ranges import WINDOW, check_item
 from storekeeper.session import Session
@@ -68,9 +68,9 @@ class Writer(io.RawIOBase):
         """
         if self.closed:
             raise ValueError("this writer is closed")
-        with memoryview(data).cast("B") as view:
-            self._waiting += view
-            size = len(view)
+        view = memoryview(data)
+        self._waiting += view if view.c_contiguous else view.tobytes()
+        size = view.nbytes
         while len(self._waiting) >= wire.RANGE_BYTES:
             self._send(wire.RANGE_BYTES)
         return size
@@ -124,7 +124,7 @@ class Writer(io.RawIOBase):
         except DaemonUnreachable as error:
             self.abort()
             raise DaemonUnreachable(f"{error}; what was written is lost: write it again from its start") from None
-        except StorekeeperError:
+        except BaseException:  # an interruption, too: nobody could say what was sent
             self.abort()
             raise
 

@@ -18,6 +18,7 @@ What could go wrong, and why it does not:
   over a name that wait together are read as one). Another's change would be hidden in our echo. Not of a file made or
   removed, as the opposite must have happened in between and be in the queue; but so of a rename over another. A
   replacement is therefore not awaited: it costs a look.
+* It is read while the next change of that name is under way: then it is held as that one's first, and awaited no more.
 * Nothing comes, for whatever reason: once all is read that was in the queue, nothing is awaited of finished changes.
 * Somebody waits for the truth about a name of which an event is held: it is in doubt until the change is finished.
 """
@@ -63,9 +64,10 @@ class Echoes:
 
     def is_own(self, name: bytes, event: int) -> bool:
         """Returns whether nobody is to be asked about an event that was just read: it is an echo, or held."""
+        awaited = self.awaited.pop(name, None)  # if it was to come, this is it, or it is older
         first = self.held.get(name)
         if first is None:
-            return self.awaited.pop(name, None) == event
+            return awaited == event
         if first:
             return False
         self.held[name] = event

@@ -205,6 +205,8 @@ class Keeper:
         for job in self._jobs.done():
             self._service.finished(job)
         due = self._service.turn(moments.now_ms())
+        # Before anybody is listened to: a `close` must not end a descriptor that still waits to be handed over.
+        self._listener.deliver()
         self._listener.go_on()
         self._jobs.begin_turn()  # only now: what came before must not take its slice
         self._pump_jobs()
