@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,3 +159,72 @@ def test_a_namespace_whose_folder_is_moved_away_while_it_is_dropped_is_healed(da
             team.put(b"x", key="k")
             (daemon.store / "team/k").unlink()
             eventually(lambda: team.list() == [])
+
+
+def test_nothing_that_was_asked_of_a_namespace_is_done_in_the_next_one_of_its_name(daemon: Daemon) -> None:
+    stop = threading.Event()
+
+    def flood(number: int) -> None:
+        with daemon.client(namespace="team", timeout=20) as client:
+            while not stop.is_set():
+                with contextlib.suppress(StorekeeperError):
+                    client.put_batch(
+                        [b"theirs"] * 50, [f"theirs-{number}-{each}" for each in range(50)], durability="disk"
+                    )
+
+    threads = [threading.Thread(target=flood, args=(number,)) for number in range(3)]
+    with daemon.client(timeout=20) as client:
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(15):
+                client.create_namespace("team")
+                with daemon.client(namespace="team", timeout=20) as team:
+                    time.sleep(0.02)
+                    for _ in range(200):
+                        team.evict_batch(team.list(fresh=True))
+                        try:
+                            client.drop_namespace("team")
+                            break
+                        except BadRequest:  # they were quicker
+                            continue
+                    else:
+                        pytest.fail("it is never empty")
+                # Between the two nobody may put anything there, and what was asked before must be over.
+                assert not (daemon.store / "team").exists()
+                time.sleep(0.01)
+                assert not (daemon.store / "team").exists()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert client.status()["losses"] == {}
+        assert not client.status()["store_away"]
+
+
+def test_who_asks_of_a_namespace_that_is_being_dropped_is_told_of_that(daemon: Daemon) -> None:
+    codes: set[str] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with daemon.client(namespace="team", timeout=0.05) as client:
+            while not stop.is_set():
+                try:
+                    client.put(b"x", key="k")
+                    client.evict("k")
+                except StorekeeperError as error:
+                    codes.add(error.code)
+
+    thread = threading.Thread(target=ask)
+    with daemon.client(timeout=20) as client:
+        thread.start()
+        for _ in range(60):
+            client.create_namespace("team")
+            with contextlib.suppress(BadRequest):
+                client.drop_namespace("team")
+            while "team" in client.namespaces():
+                with contextlib.suppress(BadRequest):
+                    client.drop_namespace("team")
+        stop.set()
+        thread.join()
+    assert codes <= {"no_namespace", "busy", "timed_out"}

@@ -34,6 +34,7 @@ class Foundations:
         self._service = service
         self._under_way: set[str] = set()
         self._waiting: deque[Callable[[], None]] = deque()  # one is carried out at a time
+        self._held: Callable[[], None] | None = None  # a removal that waits for what is under way there
 
     def namespaces(self, peer: Peer, request: wire.Request) -> None:
         """Answers with the namespaces that the caller may read: what they are told, and what he may do there."""
@@ -111,18 +112,30 @@ class Foundations:
     ) -> None:
         """Does something in a worker, and what follows from it when it has succeeded.
 
-        `leaves`: a folder is removed. Who watches it is told before, and afterwards what came of it.
+        `leaves`: a folder is removed. Nothing is begun in the namespace from then on, and what is under way there ends
+        first: else it would be carried out in another namespace, that is made under the name a moment later, by the
+        rights of this one. Who watches the folder is told before, and afterwards what came of it.
         """
         service, answer = self._service, Answer(peer, request, 1)
         self._under_way.add(name)
 
         def begin() -> None:
             if leaves:
+                service.leaving = name.encode() + b"/"
+                self._held = run_it
+                self.turn()
+            else:
+                run_it()
+
+        def run_it() -> None:
+            if leaves:
                 service.outside.leaving(name)
             service.orders.order([Task(run)], [came], answer)
 
         def came(_: Task, outcome: Outcome) -> None:
             self._under_way.discard(name)
+            if leaves:
+                service.leaving = None
             if outcome.error is None:
                 then()
             if outcome.error is None or leaves:
@@ -135,3 +148,10 @@ class Foundations:
         self._waiting.append(begin)
         if len(self._waiting) == 1:
             self._waiting[0]()
+
+    def turn(self) -> None:
+        """Goes on with a removal if nothing is under way there any more; to be called when something has ended."""
+        held, prefix = self._held, self._service.leaving
+        if held is not None and prefix is not None and not self._service.orders.is_busy(prefix):
+            self._held = None
+            held()

@@ -60,7 +60,6 @@ class Orders:
 
     Attributes:
         jobs: work to be carried out, oldest first; the driver takes it from here.
-        under_way: jobs handed out or waiting in `jobs`.
         unlinked: called with the name of an object that a change removed or replaced.
     """
 
@@ -73,13 +72,27 @@ class Orders:
     ) -> None:
         self._fault = fault
         self.jobs: deque[Job] = deque()
-        self.under_way = 0
+        self._out: dict[int, Job] = {}  # those under way, by their identity
         self._surveyed = 0  # names that are being looked at because of a question
         self._index = index
         self._coherence = coherence
         self._turns = Turns()
         self._questions_per_job = questions_per_job
         self.unlinked: Callable[[bytes], None] = lambda _name: None
+
+    @property
+    def under_way(self) -> int:
+        """How many jobs are handed out, or wait in `jobs`."""
+        return len(self._out)
+
+    def is_busy(self, prefix: bytes) -> bool:
+        """Returns whether anything is under way, or waits, with an object whose name begins so; looks do not count."""
+        return self._turns.has_any(prefix) or any(
+            getattr(operation, "name", b"").startswith(prefix)
+            for job in self._out.values()
+            for operation in job.operations
+            if not isinstance(operation, Look)
+        )
 
     @property
     def unfinished(self) -> int:
@@ -93,8 +106,9 @@ class Orders:
     def order(self, operations: list[Operation], tickets: list[Any], owner: Answer | None = None) -> None:
         """Orders operations as one job."""
         if operations:
-            self.under_way += 1
-            self.jobs.append(Job(operations, tickets, owner))
+            job = Job(operations, tickets, owner)
+            self._out[id(job)] = job
+            self.jobs.append(job)
 
     def order_in_parts(self, operations: list[Operation], tickets: list[Ticket], owner: Answer | None = None) -> None:
         """Orders many operations as several jobs, so that more than one worker has something of them."""
@@ -136,7 +150,7 @@ class Orders:
 
     def finished(self, job: Job) -> None:
         """Takes back a job with its outcomes."""
-        self.under_way -= 1
+        del self._out[id(job)]
         for operation, ticket, outcome in zip(job.operations, job.tickets, job.outcomes, strict=True):
             if ticket is not None:
                 try:

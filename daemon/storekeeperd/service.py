@@ -16,6 +16,7 @@ from typing import Any
 
 from storekeeper import wire
 from storekeeper.errors import (
+    Busy,
     DaemonStopping,
     InternalError,
     NamespaceMissing,
@@ -74,6 +75,7 @@ class Service:
         barriers: requests that wait for the index to be true; the driver reads what the watcher has if they ask.
         prefixes: what names of each namespace begin with.
         spaces: what each namespace is told.
+        leaving: what names of a namespace begin with that is about to be removed: nothing more is begun there.
         lends: whether uploads may be written by descriptors that are handed out.
         store_away: the store's directory is not there; all verbs but `status` are refused.
         complaints: refusals on their way to the log.
@@ -102,6 +104,7 @@ class Service:
         self.jobs = self.orders.jobs
         self.replies: deque[tuple[Peer, list[Any]]] = deque()
         self.store_away = False
+        self.leaving: bytes | None = None
         self.lends = False
         self._index = index
         self._has = index.has
@@ -123,7 +126,7 @@ class Service:
         transfers = self.transfers = Transfers(self, objects, changes)
         self.barriers = Barriers(coherence, self._resume)
         listings = Listings(self, self.barriers, index)
-        foundations = Foundations(self)
+        foundations = self._foundations = Foundations(self)
         accounts = Accounts(self, index, coherence, status)
         self._verbs: dict[bytes, Callable[[Peer, wire.Request], None]] = {
             b"exists": objects.exists,
@@ -224,6 +227,8 @@ class Service:
     def finished(self, job: Job) -> None:
         """Takes back a job with its outcomes."""
         self.orders.finished(job)
+        if self.leaving is not None:
+            self._foundations.turn()
 
     def ask_disk(self, names_max: int) -> int:
         """Turns open questions about names into jobs, at most `names_max`; returns how many it turned."""
@@ -267,6 +272,8 @@ class Service:
                 raise NamespaceMissing(f"no namespace {namespace[:64]!r} here; this daemon serves you {served}")
             prefix = found
         self.access.check(peer, prefix, right)
+        if prefix == self.leaving:
+            raise Busy("the namespace is being dropped; try again in a moment")
         return prefix
 
     # -- time

@@ -27,6 +27,10 @@ class Turns:
     def __contains__(self, name: bytes) -> bool:
         return name in self._waiting
 
+    def has_any(self, prefix: bytes) -> bool:
+        """Returns whether a name that begins so is being changed."""
+        return any(name.startswith(prefix) for name in self._waiting)
+
     def take(self, name: bytes, claimant: Any) -> bool:
         """Returns True if the name is free and now taken; else the claimant is queued and `release` will return it."""
         if name not in self._waiting:
