@@ -7,7 +7,6 @@ beside it; compare within one run only. CPU per request is what noise moves leas
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 import tempfile
@@ -76,7 +75,8 @@ def _command() -> str:
             next(given)
         elif not word.startswith(("--json=", "--into=")):
             kept.append(word)
-    return f"make bench BENCH='{shlex.join(kept)}'" if kept else "make bench"
+    words = " ".join(f'"{word}"' if " " in word else word for word in kept)
+    return f"make bench BENCH='{words}'" if kept else "make bench"
 
 
 def _places() -> list[tuple[str, str]]:
