@@ -26,24 +26,25 @@ class Section(NamedTuple):
     shown: str
 
 
-def machine() -> dict[str, str | int]:
-    """Returns what the figures depend on."""
+def machine() -> dict[str, str | int | float]:
+    """Returns what the figures depend on; the load is that of others, if this comes first."""
     return {
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
+        "load": round(os.getloadavg()[0], 1),
         "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "peers": versions(),
     }
 
 
-def named(of: dict[str, str | int]) -> str:
+def named(of: dict[str, str | int | float]) -> str:
     """Returns a machine as a line."""
-    return "{processor} ({machine}, {cores} cores), {kernel}, Python {python}; {peers}".format(**of)
+    return "{processor} ({machine}, {cores} cores, load {load} before), {kernel}, Python {python}; {peers}".format(**of)
 
 
-def as_json(of: dict[str, str | int], command: str, sections: Sequence[Section]) -> str:
+def as_json(of: dict[str, str | int | float], command: str, sections: Sequence[Section]) -> str:
     """Returns all figures, of every round, as a JSON document."""
     rows = [
         {"section": section.title, **row._asdict(), "median": row.median}
@@ -53,7 +54,7 @@ def as_json(of: dict[str, str | int], command: str, sections: Sequence[Section])
     return json.dumps({"machine": of, "command": command, "rows": rows}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_into(file: Path, of: dict[str, str | int], command: str, sections: Sequence[Section]) -> None:
+def write_into(file: Path, of: dict[str, str | int | float], command: str, sections: Sequence[Section]) -> None:
     """Replaces what a Markdown file has between its marks by these figures; a file without them is left alone."""
     before, begin, rest = file.read_text("utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
