@@ -8,6 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := .venv/.runs
 READY := .venv/.ready
+MEASURES := .venv/.measures
 
 .PHONY: run test test-zmq check bench campaign
 
@@ -19,6 +20,10 @@ $(RUNS): pyproject.toml
 
 $(READY): $(RUNS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(MEASURES): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
 run: $(RUNS)
@@ -35,7 +40,7 @@ test: check
 test-zmq: $(READY)
 	STOREKEEPER_CARRIER=zmq $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
-bench: $(READY)
+bench: $(MEASURES)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 campaign: $(READY)

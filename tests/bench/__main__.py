@@ -8,15 +8,18 @@ measured in TMPDIR; best a folder that little was made in.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import signal
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.bounds import bounds, starts
 from bench.commit import durable
+from bench.contest import contest, places, standing
 from bench.many import evictions, owners
+from bench.report import Section, as_json, machine, named, write_into
 from bench.rounds import Row, table
 from bench.store import verbs
 from bench.watch import changes, start
@@ -29,48 +32,63 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000, help="pipelined requests per client and round")
     parser.add_argument("--objects", type=int, default=1_000_000, help="objects of the store that is started on")
     parser.add_argument("--only", default="", help="run only the parts whose title has this in it")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too, as JSON")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE", help="and the tables into this Markdown file, at its marks"
+    )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was made is removed
 
-    rows: list[Row] = []
-    print(f"{platform.machine()}, {_processor()}, {platform.release()}, Python {platform.python_version()}\n")
-    for title, measured in (
-        ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(options.rounds, options.requests)),
-        *((f"verbs on {place}", lambda folder=folder: verbs(folder, options.rounds)) for place, folder in _places()),
-        ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), options.rounds)),
-        ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, options.rounds)),
-        ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", options.rounds)),
+    rounds, of = options.rounds, machine()
+    peers: list[tuple[str, Callable[[], list[Row]], Callable[[Sequence[Row]], str]]] = [
+        (f"peers, on {where}", partial(contest, place, rounds), partial(standing, where))
+        for where, place in places().items()
+    ]
+    others: list[tuple[str, Callable[[], list[Row]]]] = [
+        ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(rounds, options.requests)),
+        *((f"verbs on {place}", partial(verbs, folder, rounds)) for place, folder in _places()),
+        ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), rounds)),
+        ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, rounds)),
+        ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", rounds)),
         *(
-            (
-                f"many users, first put on a full store, on {place}",
-                lambda folder=folder: starts(folder, options.objects, options.rounds),
-            )
+            (f"many users, first put on a full store, on {place}", partial(starts, folder, options.objects, rounds))
             for place, folder in _places()
         ),
-        ("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", options.rounds)),
-        ("changes from outside, on tmpfs", lambda: changes("/dev/shm", options.rounds)),
-        ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, options.rounds)),
-    ):
+        ("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", rounds)),
+        ("changes from outside, on tmpfs", lambda: changes("/dev/shm", rounds)),
+        ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, rounds)),
+    ]
+    print(f"{named(of)}\n")
+    sections = []
+    for title, measured, show in [*peers, *((title, measured, table) for title, measured in others)]:
         if options.only not in title:
             continue
         print(f"## {title}\n", flush=True)
-        new = measured()
-        print(table(new), flush=True)
-        rows += new
+        rows = measured()
+        sections.append(Section(title, rows, show(rows)))
+        print(sections[-1].shown, flush=True)
     if options.json:
-        options.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))
+        options.json.write_text(as_json(of, _command(), sections), "utf-8")
+    if options.into:
+        write_into(options.into, of, _command(), sections)
+
+
+def _command() -> str:
+    """Returns how this run is made again; where its figures went does not matter for that."""
+    given = iter(sys.argv[1:])
+    kept: list[str] = []
+    for word in given:
+        if word in ("--json", "--into"):
+            next(given)
+        elif not word.startswith(("--json=", "--into=")):
+            kept.append(word)
+    words = " ".join(f'"{word}"' if " " in word else word for word in kept)
+    return f"make bench BENCH='{words}'" if kept else "make bench"
 
 
 def _places() -> list[tuple[str, str]]:
     return [("tmpfs", "/dev/shm"), ("disk", tempfile.gettempdir())]
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown processor"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
