@@ -196,7 +196,8 @@ def _start(folder: str, store: Path, objects: int) -> dict[str, float]:
             complete = clock() - began
             resident = _resident_bytes(daemon.pid)
             told = client.usage(fresh=True)
-            if told != {"objects": objects, "bytes": 0, "objects_not_sized": 0} or len(client.list()) != objects:
+            known = (told["objects"], told["bytes"], told["objects_not_sized"])
+            if known != (objects, 0, 0) or len(client.list()) != objects:
                 raise SystemExit(f"{told} is known of {objects} empty objects")
             resident_sized = _resident_bytes(daemon.pid)
     finally:
