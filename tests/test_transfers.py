@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from typing import Any
@@ -28,12 +29,12 @@ from storekeeper.errors import (
     from_wire,
 )
 from storekeeperd import transfers as transfers_module
-from storekeeperd.answers import ITEM_BYTES, Peer
+from storekeeperd.answers import ITEM_BYTES, Peer, WithDescriptor
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.index import Index
 from storekeeperd.namespaces import Namespace
-from storekeeperd.operations import Begin, Close, Commit, Job, Open, Operation, Outcome, Read, Write, failed
+from storekeeperd.operations import SEALED, Begin, Close, Commit, Job, Open, Operation, Outcome, Read, Write, failed
 from storekeeperd.service import Service
 from storekeeperd.transfers import add_range
 
@@ -859,3 +860,61 @@ def test_what_a_reader_that_went_held_is_free() -> None:
     bench.do_all()
     assert bench.service.ledger.used(b"")[0] == 0
     bench.check_rest()
+
+
+# -- descriptors that are handed out
+
+
+def seal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets what is opened be what never changes."""
+    real = bench.disk._open
+    monkeypatch.setattr(bench.disk, "_open", lambda operation: dataclasses.replace(real(operation), payload=SEALED))
+
+
+def last_reply(bench: Bench) -> Any:
+    return bench.service.replies[-1][1]
+
+
+def test_a_descriptor_comes_only_to_who_asks_and_of_what_never_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.disk.objects[b"k"] = b"bytes"
+    for sealed, asked, brings in ((False, True, False), (True, False, False), (True, True, True)):
+        if sealed:
+            seal(bench, monkeypatch)
+        bench.send(b"open", b"k", descriptor=asked)
+        bench.do_all()
+        assert (type(last_reply(bench)) is WithDescriptor) == brings
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("verb", [b"open", b"upload"])
+def test_what_is_closed_before_its_answer_is_sent_is_not_handed_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, verb: bytes
+) -> None:
+    # Its number may be somebody else's file by then.
+    seal(bench, monkeypatch)
+    bench.service.lends = True
+    bench.disk.objects[b"k"] = b"bytes"
+    bench.send(verb, b"k", descriptor=True)
+    bench.do_all()
+    frames = last_reply(bench)
+    assert frames.transfer.descriptor > 0
+    handle = wire.decode_reply(frames).details["handle"].encode()  # or guessed: handles are numbers
+    bench.send(b"close" if verb == b"open" else b"abort", handle)
+    assert frames.transfer.descriptor == -1
+
+
+def test_nothing_is_lent_where_that_cannot_be_proven_or_anything_is_bounded(bench: Bench) -> None:
+    for lends, bounded, admin, brings in (
+        (False, False, True, False),
+        (True, False, False, True),
+        (True, True, False, False),
+        (True, True, True, True),
+    ):
+        bench.service.lends = lends
+        bench.service.ledger.bounds_anything = bounded
+        bench.service.access._admins = frozenset({bench.peer.uid} if admin else ())
+        bench.send(b"upload", b"k", descriptor=True)
+        bench.do_all()
+        assert (type(last_reply(bench)) is WithDescriptor) == brings

@@ -59,9 +59,13 @@ ITEM_BYTES = 1024
 
 
 class WithDescriptor(list[Any]):
-    """The frames of a reply that brings a descriptor: whoever sends it passes that on, too, if it can."""
+    """The frames of a reply that brings a descriptor: whoever sends it passes that on, too, if it can.
 
-    descriptor: int
+    Attributes:
+        transfer: whose `descriptor` it is, a negative one once that is closed: its number may be another file's then.
+    """
+
+    transfer: Any
 
 
 class Answer:
@@ -75,14 +79,14 @@ class Answer:
         payloads: whether every item brings a payload frame.
 
     Attributes:
-        descriptor: one that the reply brings; -1: none. It stays ours, and open until the reply is sent.
+        lends: the transfer whose descriptor the reply brings, if it does.
     """
 
     __slots__ = (
         "cost_bytes",
-        "descriptor",
         "details",
         "left",
+        "lends",
         "payloads",
         "peer",
         "request",
@@ -98,7 +102,7 @@ class Answer:
         self.payloads: list[Any] = [b""] * items if payloads else []
         self.details: dict[str, Any] = {}
         self.left = items
-        self.descriptor = -1
+        self.lends: Any = None
         self.cost_bytes = cost_bytes + ITEM_BYTES * items
         peer.begun = self
         peer.owed_requests += 1
@@ -131,10 +135,10 @@ class Answer:
         self._end()
         request = self.request
         frames = wire.encode_reply(request.envelope, request.id, b" ".join(self.words), self.payloads, self.details)
-        if self.descriptor < 0:
+        if self.lends is None:
             return frames
         bringing = WithDescriptor(frames)
-        bringing.descriptor = self.descriptor
+        bringing.transfer = self.lends
         return bringing
 
     def _end(self) -> None:

@@ -148,9 +148,12 @@ class Connection:
         """
         message = b"".join(framing.encode_message(frames))
         sent = 0
-        if not self._out:  # a descriptor arrives with the first byte that it is sent with: unix(7), SCM_RIGHTS
+        descriptor = frames.transfer.descriptor
+        if (
+            descriptor >= 0 and not self._out
+        ):  # a descriptor arrives with the first byte that it is sent with: unix(7), SCM_RIGHTS
             with contextlib.suppress(OSError):
-                sent = socket.send_fds(self.socket, [message], [frames.descriptor])
+                sent = socket.send_fds(self.socket, [message], [descriptor])
         if sent < len(message):
             self._out.append(memoryview(message)[sent:])
             self._out_bytes += len(message) - sent

@@ -167,7 +167,7 @@ class Transfers:
                 answer.details["handle"] = self.handles.hand_out(peer, upload).decode()
                 if options.get("descriptor") and self._may_lend(peer):
                     upload.lent = True
-                    answer.descriptor = outcome.number
+                    answer.lends = upload
             service.settle(answer, 0, outcome)
 
         self._order(Begin(), began, answer)
@@ -258,7 +258,7 @@ class Transfers:
         durable, service = upload.durable, self._service
         operation = Commit(
             upload.name,
-            upload.descriptor,
+            _give(upload),
             upload.commit_bytes,
             upload.origin,
             upload.replace,
@@ -288,7 +288,7 @@ class Transfers:
             if answer is not None:
                 self._service.settle(answer, 0, outcome)
 
-        self._order(Close(upload.descriptor), closed)
+        self._order(Close(_give(upload)), closed)
 
     # -- downloads
 
@@ -319,8 +319,8 @@ class Transfers:
                 self._reading.setdefault(name, []).append(download)
                 self._service.evictions.use(prefix, name)
                 if request.options.get("descriptor") and outcome.payload == SEALED:
-                    answer.descriptor = outcome.number
-                handle = self.handles.hand_out(peer, download, lasting=answer.descriptor >= 0)
+                    answer.lends = download
+                handle = self.handles.hand_out(peer, download, lasting=answer.lends is not None)
                 answer.details["handle"] = handle.decode()
                 answer.details["size"] = download.size_bytes
             self._service.settle(answer, 0, outcome)
@@ -378,7 +378,7 @@ class Transfers:
             if answer is not None:
                 self._service.settle(answer, 0, _DONE)
 
-        self._order(Close(download.descriptor), None if unlinked is None else closed)
+        self._order(Close(_give(download)), None if unlinked is None else closed)
 
     def _take_unlinked(self, name: bytes) -> None:
         """Takes that an object has lost its name: it is charged for until nobody reads it any more."""
@@ -409,3 +409,9 @@ class Transfers:
 
     def _order(self, operation: Operation, ticket: Any = None, owner: Answer | None = None) -> None:
         self._service.orders.order([operation], [ticket], owner)
+
+
+def _give(transfer: Upload | Download) -> int:
+    """Returns the descriptor of a transfer, which is about to be closed: from now on it has none."""
+    descriptor, transfer.descriptor = transfer.descriptor, -1
+    return descriptor
