@@ -174,6 +174,8 @@ def test_nothing_is_lent_where_anything_is_bounded_but_to_who_may_everything(
     hall: Callable[..., Any], settings: str, lent: int
 ) -> None:
     daemon = hall(settings)
+    with daemon.client() as client:
+        client.put(b"x", key="first")  # waits until all is measured, where something is bounded
     assert as_somebody_else(lambda: len(Lender(daemon.address).descriptors)) == lent
     line = Lender(daemon.address)
     assert len(line.descriptors) == 1

@@ -33,6 +33,11 @@ class Shared(bytes):
 class ServiceCarrier:
     """Carries frames to a real service; its jobs are done, in any order, only when somebody wants an answer."""
 
+    passes_descriptors = False
+
+    def descriptor(self) -> int:
+        return -1
+
     def __init__(self) -> None:
         self.chance = random.Random(7)
         self.disk = FakeDisk()

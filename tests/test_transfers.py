@@ -918,3 +918,4 @@ def test_nothing_is_lent_where_that_cannot_be_proven_or_anything_is_bounded(benc
         bench.send(b"upload", b"k", descriptor=True)
         bench.do_all()
         assert (type(last_reply(bench)) is WithDescriptor) == brings
+        bench.ask(b"abort", wire.decode_reply(last_reply(bench)).details["handle"].encode())

@@ -120,7 +120,8 @@ def _fill(descriptor: int, data: memoryview, progress: Progress) -> StorekeeperE
             written = os.pwrite(descriptor, data[place : place + _PART_BYTES], place)
         except OSError as error:
             code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk_failed"
-            return from_wire(code, f"the store's disk: {error.strerror}; nothing was stored")
+            cure = "free some space or quota and try again" if code == "disk_full" else "see to the disk"
+            return from_wire(code, f"{error.strerror}; nothing was stored: {cure}")
         place += written
         progress(written)
     return None

@@ -79,7 +79,7 @@ class Limits:
     inline_bytes_max: int = 64 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
-    descriptor_bytes_min: int = 256 * 1024
+    descriptor_bytes_min: int = 1024 * 1024
     spin_us_max: float = 50.0
     commit_delay_ms_max: float = 2.0
     commit_group_max: int = 32
