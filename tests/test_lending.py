@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import mmap
 import os
 import socket
@@ -17,7 +16,7 @@ from conftest import Daemon, eventually
 from storekeeper import Client
 from storekeeper.errors import BadRequest, IncompleteUpload, QuotaExceeded, StorekeeperError
 from storekeeper.ranges import check_item
-from test_mappings import Line
+from test_mappings import Line, as_somebody_else
 
 SIZE = 6 * 1024 * 1024
 
@@ -145,28 +144,6 @@ def test_who_was_lent_a_file_may_send_ranges_all_the_same(lender: Lender, client
     check_item(lender.receive())
     with pytest.raises(IncompleteUpload):
         lender.commit()
-
-
-def as_somebody_else(do: Callable[[], Any]) -> Any:
-    """Returns what a function returns in a child that is another user."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if not child:
-        told: Any = "it failed"
-        try:
-            os.setgroups([])
-            os.setresgid(65533, 65533, 65533)
-            os.setresuid(65533, 65533, 65533)
-            told = do()
-        finally:
-            os.write(write_end, json.dumps(told).encode())
-            os._exit(0)
-    os.close(write_end)
-    os.waitpid(child, 0)
-    with open(read_end, "rb") as pipe:
-        return json.load(pipe)
 
 
 @pytest.mark.parametrize(("settings", "lent"), [("[quota]\nbytes_max = 100000000\n", 0), ("", 1)])

@@ -29,6 +29,28 @@ def data() -> bytes:
     return os.urandom(LARGE)
 
 
+def as_somebody_else(do: Callable[[], Any]) -> Any:
+    """Returns what a function returns in a child that is another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        told: Any = "it failed"
+        try:
+            os.setgroups([])
+            os.setresgid(65533, 65533, 65533)
+            os.setresuid(65533, 65533, 65533)
+            told = do()
+        finally:
+            os.write(write_end, json.dumps(told).encode())
+            os._exit(0)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    with open(read_end, "rb") as pipe:
+        return json.load(pipe)
+
+
 def is_mapped(view: memoryview | None) -> bool:
     return view is not None and isinstance(view.obj, mmap.mmap)
 
@@ -114,6 +136,24 @@ def test_a_file_that_others_can_write_to_is_not_mapped(daemon: Daemon, client: C
         file.truncate(10)
     assert view == data  # and nobody dies of SIGBUS
     assert client.get("k") == data[:10]
+
+
+def test_where_space_is_counted_nobody_else_is_given_a_descriptor(hall: Callable[..., Any]) -> None:
+    # He could keep it, let go of its handle, and so hold any amount of space beside his quota.
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    daemon = hall(f"[quota]\nuser_bytes_max = {16 << 20}\n")
+
+    def look() -> list[bool]:
+        with Client(daemon.address, timeout=20) as client:
+            data = os.urandom(LARGE)
+            client.put(data, key="k")
+            view = client.view("k")
+            return [is_mapped(view), view == data, client.get("k") == data]
+
+    assert as_somebody_else(look) == [False, True, True]
+    with daemon.client() as client:
+        assert is_mapped(client.view("k"))
 
 
 # -- whole reads

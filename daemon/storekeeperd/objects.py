@@ -73,7 +73,7 @@ class Objects:
         keys = request.arguments
         prefix = self.check_batch(peer, request, len(keys), READ)
         message_bytes_max = self._limits.message_bytes_max
-        if peer.passes_descriptors:
+        if peer.passes_descriptors and self._service.hands_out(peer):
             message_bytes_max = min(message_bytes_max, self._limits.descriptor_bytes_min)
         cost = self.weigh(prefix, keys)
         answer = Answer(peer, request, len(keys), cost_bytes=cost, payloads=True)

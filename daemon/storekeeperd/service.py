@@ -276,6 +276,14 @@ class Service:
             raise Busy("the namespace is being dropped; try again in a moment")
         return prefix
 
+    def hands_out(self, peer: Peer) -> bool:
+        """Returns whether a peer may be given descriptors of objects.
+
+        Whoever keeps one keeps the space of its file, and nobody can see it: so not where space is counted, but for
+        those who may do everything.
+        """
+        return not self.ledger.counts or self.access.is_admin(peer)
+
     # -- time
 
     def turn(self, now_ms: int) -> bool:

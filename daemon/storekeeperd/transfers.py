@@ -295,8 +295,8 @@ class Transfers:
     def open(self, peer: Peer, request: wire.Request) -> None:
         """Opens an object; the reply's details have a handle and the size, which stay true whatever happens to it.
 
-        With the option `descriptor` the reply brings one for reading, if the object is one that never changes. Its
-        space counts as taken until the handle ends, with the connection at the latest.
+        With the option `descriptor` the reply brings one for reading, if the object is one that never changes and the
+        peer may have it. Its space counts as taken until the handle ends, with the connection at the latest.
         """
         name, prefix = self._one_name(peer, request, READ)
         if name in self._service.lifetimes.ended:
@@ -318,7 +318,7 @@ class Transfers:
                 download = Download(name, outcome.number, size_of(seen), owner_of(seen), prefix)
                 self._reading.setdefault(name, []).append(download)
                 self._service.evictions.use(prefix, name)
-                if request.options.get("descriptor") and outcome.payload == SEALED:
+                if request.options.get("descriptor") and outcome.payload == SEALED and self._service.hands_out(peer):
                     answer.lends = download
                 handle = self.handles.hand_out(peer, download, lasting=answer.lends is not None)
                 answer.details["handle"] = handle.decode()
