@@ -308,6 +308,8 @@ class Keeper:
             return
         else:
             self._busy_ticks = 0
+            garbage.fall_idle()
+            return
         garbage.give_back()
 
     # -- idleness and status

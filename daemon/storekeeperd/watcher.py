@@ -246,7 +246,7 @@ class Watcher:
         enough = waiting if everything else _READ_BYTES if waiting < _CROWDED_BYTES else 4 * _READ_BYTES
         left = waiting - enough
         while waiting > max(0, left):
-            buffer = os.read(inotify._inotify_fd, _READ_BYTES)
+            buffer = os.read(inotify._inotify_fd, min(waiting, _READ_BYTES))  # whole events, and no room to spare
             self._understand(buffer, heard)
             waiting -= len(buffer)
         if left <= 0:
