@@ -95,6 +95,7 @@ def test_refusals_come_as_they_do_to_a_put(hall: Callable[..., Any], client: Cli
         with pytest.raises(QuotaExceeded), bounded.writer("k") as writer:
             writer.write(bytes(6 * MIB))
         assert bounded.list() == []
+        eventually(lambda: bounded.status()["reserved_bytes"] == 0)  # when its connection has ended
         bounded.put(bytes(3 * MIB), key="fits")
 
 

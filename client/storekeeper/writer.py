@@ -15,7 +15,7 @@ from typing import Any
 
 from storekeeper import wire
 from storekeeper.carriers import Carrier
-from storekeeper.errors import DaemonUnreachable
+from storekeeper.errors import BadHandle, DaemonUnreachable, StorekeeperError
 from storekeeper.exchange import Exchange
 from storekeeper.ranges import WINDOW, check_item
 from storekeeper.session import Session
@@ -88,6 +88,8 @@ class Writer(io.RawIOBase):
                 self._send(len(self._waiting))
             self._until(0)
             check_item(self._exchange.ask(b"commit", [self._handle, b"%d" % self._sent]))
+        except (DaemonUnreachable, BadHandle) as error:
+            raise _lost(error) from None
         finally:
             self.abort()
 
@@ -121,9 +123,9 @@ class Writer(io.RawIOBase):
             del self._waiting[:size]
             self._exchange.send(b"write", [self._handle, b"%d" % self._sent, part])
             self._sent += size
-        except DaemonUnreachable as error:
+        except (DaemonUnreachable, BadHandle) as error:
             self.abort()
-            raise DaemonUnreachable(f"{error}; what was written is lost: write it again from its start") from None
+            raise _lost(error) from None
         except BaseException:  # an interruption, too: nobody could say what was sent
             self.abort()
             raise
@@ -133,3 +135,8 @@ class Writer(io.RawIOBase):
         self._exchange.deadline = time.monotonic() + self._timeout_s
         while self._exchange.under_way > under_way_max:
             check_item(self._exchange.receive())
+
+
+def _lost(error: StorekeeperError) -> DaemonUnreachable:
+    """Returns the error of a writer whose daemon went away; the next one does not know it (ZeroMQ reconnects)."""
+    return DaemonUnreachable(f"{error}; what was written is lost: write it again from its start")
