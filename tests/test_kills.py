@@ -85,10 +85,10 @@ def nothing_else_is_left(daemon: Daemon) -> None:
 
 
 def held_no_more(reports: list[dict[str, Any]]) -> None:
-    """Sees that no client has more descriptors or threads than before the first kill."""
+    """Sees that no client has more descriptors or threads than before the first kill, but for a shelf."""
     for report in reports:
         first, now = report["first"], report["now"]
-        assert now["descriptors"] <= first["descriptors"], (first, now)
+        assert now["descriptors"] <= first["descriptors"] + 1, (first, now)  # its shelf
         assert now["threads"] <= first["threads"], (first, now)
 
 

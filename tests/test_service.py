@@ -396,6 +396,8 @@ def test_status_tells_what_the_service_knows_and_more(bench: Bench) -> None:
         "evictions": {},
         "reserved_bytes": 0,
         "jobs": 1,
+        "shelves": 0,
+        "shelves_bytes": 0,
         "limits": {"message_bytes_max": 1000, "batch_items_max": 5},
         "store_id": "the store",
     }

@@ -19,6 +19,7 @@ from storekeeper.events import News
 from storekeeper.exchange import Exchange
 from storekeeper.listing import ObjectInfo, Selection
 from storekeeper.session import Session
+from storekeeper.shortcut import Shortcut, is_wanted
 from storekeeper.traffic import Bools, Keys, Objects, Terms, Traffic
 from storekeeper.writer import Writer
 
@@ -43,6 +44,8 @@ class Client:
             address that was given, whoever does; else root, the user `storekeeper` or this one.
         carrier: "unix" for a plain socket, "zmq" for one of ZeroMQ; None for $STOREKEEPER_CARRIER, else the faster one
             that goes to the address.
+        shelf: whether `exists` and `get` look into memory that the daemon shares, where it does, before they ask; None
+            for what $STOREKEEPER_SHELF says ("0": no), else yes.
         session: another way to the daemon, instead of address and timeout (see directory.py).
     """
 
@@ -54,6 +57,7 @@ class Client:
         timeout: float = TIMEOUT_S,
         server: str | int | None = None,
         carrier: str | None = None,
+        shelf: bool | None = None,
         session: Session | None = None,
     ) -> None:
         self._session = session or Session(
@@ -64,7 +68,8 @@ class Client:
         )
         self.namespace = namespace
         self._options: dict[str, Any] = {} if namespace == "default" else {"namespace": namespace}
-        self._traffic = Traffic(self._session, self._options)
+        self._shortcut = Shortcut(self._options, wanted=is_wanted(shelf))
+        self._traffic = Traffic(self._session, self._options, self._shortcut)
 
     @property
     def address(self) -> str:
@@ -126,7 +131,8 @@ class Client:
         """
         if into is not None:
             return self._traffic.get_into(key, into)
-        return self.get_batch([key])[0]
+        found = self._shortcut.get(key)
+        return self._traffic.get_many([key])[0] if found is None else found
 
     def view(self, key: str) -> memoryview | None:
         """Returns an object's bytes, read-only and without a copy: the file itself, mapped. None if there is none.
@@ -201,7 +207,7 @@ class Client:
             fresh: whether to look at the directory in any case; else a removal behind the daemon's back may be
                 seen a moment late.
         """
-        return self.exists_batch([key], fresh=fresh)[0]
+        return (not fresh and self._shortcut.has(key)) or self.exists_batch([key], fresh=fresh)[0]
 
     def evict(self, key: str) -> bool:
         """Removes an object. Returns whether it was there.
@@ -240,7 +246,9 @@ class Client:
 
     def exists_batch(self, keys: Iterable[str], *, fresh: bool = False) -> Bools:
         """Returns for every key whether there is an object, in order. `fresh` as in `exists`."""
-        return self._traffic.ask_each(b"exists", keys, self._with(fresh=fresh), "yes")
+        if not fresh:
+            return self._traffic.has_many(keys)
+        return self._traffic.ask_each(b"exists", keys, self._with(fresh=True), "yes")
 
     def evict_batch(self, keys: Iterable[str]) -> Bools:
         """Removes many objects; returns for every key whether it was there, in order."""
@@ -411,6 +419,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections. Calls under way in other threads end as they would; later ones are refused."""
+        self._shortcut.close()
         self._session.close()
 
     def __enter__(self) -> Self:

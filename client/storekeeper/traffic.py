@@ -16,11 +16,14 @@ from storekeeper import mappings, ranges, wire
 from storekeeper.errors import BatchFailed, DaemonUnreachable, DiskFailed, StorekeeperError, TimedOut, TooLarge, TooMany
 from storekeeper.exchange import Exchange
 from storekeeper.session import Session
+from storekeeper.shortcut import Shortcut
 
 T = TypeVar("T")
 Keys = list[str]
 Bools = list[bool]
 Objects = list[bytes | None]
+_READS = (b"exists", b"get")
+"""Verbs that a shelf may answer."""
 
 
 class Terms(NamedTuple):
@@ -42,10 +45,12 @@ class Traffic:
     Args:
         session: the line to the daemon.
         options: options that every request of the namespace carries.
+        shortcut: what need not be asked for.
     """
 
-    def __init__(self, session: Session, options: Mapping[str, Any]) -> None:
+    def __init__(self, session: Session, options: Mapping[str, Any], shortcut: Shortcut) -> None:
         self._session = session
+        self._shortcut = shortcut
         self._options = options
         self._message_bytes_max = wire.MESSAGE_BYTES_MAX
         self._batch_items_max = wire.BATCH_ITEMS_MAX
@@ -61,8 +66,27 @@ class Traffic:
 
     def get_many(self, keys: Iterable[str]) -> Objects:
         """Fetches objects; None for those that are not there."""
-        frames = [wire.key_frame(key) for key in keys]
-        return self._within_limits(lambda: self._get_groups(frames))
+        names = list(keys)
+        if self._shortcut.is_open:
+            results: list[Any] = list(map(self._shortcut.get, names))
+            left = [position for position, found in enumerate(results) if found is None]
+        else:
+            results, left = [None] * len(names), list(range(len(names)))
+        frames = {position: wire.key_frame(names[position]) for position in left}
+        return self._within_limits(lambda: self._get_groups(frames, results)) if left else results
+
+    def has_many(self, keys: Iterable[str]) -> Bools:
+        """Returns for every key whether there is an object."""
+        names = list(keys)
+        if not self._shortcut.is_open:
+            return self.ask_each(b"exists", names, self._options, "yes")
+        results: list[Any] = list(map(self._shortcut.has, names))
+        left = [position for position, known in enumerate(results) if not known]
+        if left:
+            answers = self._results_of_each(b"exists", [names[position] for position in left], self._options, "yes")
+            for position, answer in zip(left, answers, strict=True):
+                results[position] = answer
+        return _whole_batch(results)
 
     def _within_limits(self, call: Callable[[], T]) -> T:
         """Makes a call for many; once more if the daemon turns out to have other limits than ours."""
@@ -180,6 +204,10 @@ class Traffic:
         target = memoryview(into).cast("B")
         if target.readonly:
             raise ValueError("into= needs a writable buffer")
+        known = self._shortcut.get(key)
+        if known is not None and len(known) <= len(target):
+            target[: len(known)] = known
+            return len(known)
         reply = self.ask(b"get", [wire.key_frame(key)], self._options)
         ranges.check_item(reply)
         if reply.words == ["absent"]:
@@ -226,27 +254,41 @@ class Traffic:
 
     def ask_each(self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str) -> Bools:
         """Returns for every key whether the verb answers it with `true_word`."""
+        return _whole_batch(self._results_of_each(verb, keys, options, true_word))
+
+    def _results_of_each(
+        self, verb: bytes, keys: Iterable[str], options: Mapping[str, Any], true_word: str
+    ) -> list[Any]:
+        """Returns the same, or an error where there is one."""
         frames = [wire.key_frame(key) for key in keys]
 
-        def ask() -> Bools:
+        def ask() -> list[Any]:
             results: list[Any] = []
             for start in range(0, len(frames), self._batch_items_max):
                 part = frames[start : start + self._batch_items_max]
                 reply = self.ask(verb, part, options)
                 for item in range(len(part)):
                     results.append(ranges.item_error(reply, item) or reply.words[item] == true_word)
-            return _whole_batch(results)
+            return results
 
         # A request with too many items is refused whole, so nothing of it was done before it is made again.
         return self._within_limits(ask)
 
     def ask(self, verb: bytes, arguments: Sequence[Any], options: Mapping[str, Any] = {}) -> wire.Reply:
         """Makes one request."""
-        return self._session.call(lambda exchange: exchange.ask(verb, arguments, options))
+        if verb not in _READS:
+            return self._session.call(lambda exchange: exchange.ask(verb, arguments, options))
 
-    def _get_groups(self, frames: Sequence[bytes]) -> Objects:
-        results: list[Any] = [None] * len(frames)
-        left = list(range(len(frames)))
+        def read(exchange: Exchange) -> wire.Reply:
+            reply = exchange.ask(verb, arguments, options)
+            self._shortcut.pass_by(exchange)
+            return reply
+
+        return self._session.call(read)
+
+    def _get_groups(self, frames: Mapping[int, bytes], results: list[Any]) -> Objects:
+        """Fetches objects, by position, into the results."""
+        left = list(frames)
         give_up = time.monotonic() + self._session.timeout_s
         while left:
             now, left = left[: self._batch_items_max], left[self._batch_items_max :]

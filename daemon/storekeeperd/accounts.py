@@ -149,6 +149,8 @@ class Accounts:
             "evictions": dict(self._service.evictions.counts),
             "reserved_bytes": self._service.ledger.reserved().charged_bytes,
             "jobs": self._service.orders.unfinished,
+            "shelves": len(self._service.shelves),
+            "shelves_bytes": self._service.shelves.taken_bytes,
             "limits": {
                 "message_bytes_max": limits.message_bytes_max,
                 "batch_items_max": limits.batch_items_max,

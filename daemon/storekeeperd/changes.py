@@ -192,7 +192,7 @@ class Changes:
     def _put_ticket(
         self, answer: Answer, position: int, prefix: bytes, charge: Charge | None
     ) -> Callable[[Put, Outcome], None]:
-        evictions = self._service.evictions
+        evictions, shelves = self._service.evictions, self._service.shelves
         uses = prefix in evictions.follows
 
         def came(operation: Put, outcome: Outcome) -> None:
@@ -202,6 +202,8 @@ class Changes:
             evictions.changed(operation.name)
             if uses and outcome.word in _THERE:
                 evictions.use(prefix, operation.name, lease=False)
+            if prefix in shelves:
+                shelves.put(operation, outcome)
             self._service.settle(answer, position, outcome)
 
         return came

@@ -24,7 +24,7 @@ to look at, somebody else looks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from storekeeperd.deletes import Deletes
 from storekeeperd.doubts import Doubts
@@ -50,6 +50,8 @@ class Coherence:
         measures: rounds in which every object is looked at (see sizing.py).
         doubts: names of which nothing sure can be said, and who waits for them.
         echoes: what the watcher will hear of own changes.
+        withdraw: called with a name of which from now on nothing may be said but by the index: a question about it has
+            come, an operation of our own begins to change it, or it was not found; None if nobody says anything.
     """
 
     def __init__(self, index: Index) -> None:
@@ -64,6 +66,7 @@ class Coherence:
         self.measures = Rounds()
         self.doubts = Doubts()
         self.echoes = Echoes()
+        self.withdraw: Callable[[bytes], None] | None = None
         self._looks = Looks()
         self._changing: dict[bytes, bool] = {}  # name -> asked about meanwhile
         self._deletes = Deletes()
@@ -89,7 +92,7 @@ class Coherence:
 
     def hear(self, names: dict[bytes, None], deleted: dict[bytes, None]) -> None:
         """Takes names that the watcher heard of, and those of them that it heard were deleted."""
-        if self._changing or self._looks:
+        if self._changing or self._looks or self.withdraw:
             for name in names:
                 self.ask(name)
         else:
@@ -98,6 +101,8 @@ class Coherence:
 
     def ask(self, name: bytes) -> None:
         """Takes a question: something may have happened to that name."""
+        if self.withdraw is not None:
+            self.withdraw(name)
         if name not in self._changing:
             self._looks.ask(name)
             return
@@ -132,6 +137,10 @@ class Coherence:
     def in_doubt(self) -> int:
         """How many names wait for a look, those under way included."""
         return len(self._looks.questions) + len(self._looks) + len(self._looks.idle(self.doubts.unanswered))
+
+    def is_settled(self, name: bytes) -> bool:
+        """Returns whether no own operation changes a name, and it waits for no look."""
+        return name not in self._changing and name not in self._looks and name not in self._looks.questions
 
     def start_look(self, name: bytes) -> int:
         """Registers a look that is about to be made; returns its number for `looked`."""
@@ -190,6 +199,9 @@ class Coherence:
                 news.append(name)
             elif name in asked:
                 self.growth.seen(name, news=False, recent=name in recent)
+        if self.withdraw is not None:
+            for name in gone:
+                self.withdraw(name)
         self._sweep.gone(gone)
         self.growth.come(news)
         self.growth.go(gone, recent)
@@ -255,6 +267,8 @@ class Coherence:
 
     def begin(self, name: bytes) -> None:
         """Says that an operation of our own starts to change a name."""
+        if self.withdraw is not None:
+            self.withdraw(name)
         self._changing[name] = False
         self.echoes.begin(name)
         self.doubts.begin(name)
@@ -372,6 +386,8 @@ class Coherence:
         if name in self._changing:
             self._changing[name] = True
         if seen == ABSENT:
+            if self.withdraw is not None:
+                self.withdraw(name)
             self._sweep.gone((name,))
         self._strike(name)
         return known

@@ -51,6 +51,7 @@ class Limits:
         pool_threads: threads that wait for the disk; a third each for reads, for the platter, for looks at names. One
             more commits groups of durable puts.
         lease_s: how long an object is not evicted to make room after it was read, or said to be there.
+        shelves_bytes_max: memory of the shelves of all namespaces together.
         processes_max: processes at once whose end is waited for, because objects are tied to them.
         namespaces_max: namespaces of the store.
         events_max: events that are kept, in equal parts for all namespaces.
@@ -85,6 +86,7 @@ class Limits:
     commit_group_max: int = 32
     pool_threads: int = 6
     lease_s: float = 2.0
+    shelves_bytes_max: int = 256 * 1024 * 1024
     processes_max: int = 1024
     namespaces_max: int = 256
     events_max: int = 10_000

@@ -235,13 +235,12 @@ class Disk:
         return seen == now or (kept is not None and kept.boot != self._boot and sight.is_same(seen, now))
 
     def _mark(self, operation: Mark, stay: Stay, _: bool) -> Outcome:
-        descriptor, _size = self._reader.open_object(operation, stay)
-        if descriptor < 0:
+        descriptor, found = self._reader.open_object(operation, stay)
+        if found is None:
             return Outcome(b"absent", ABSENT)
         try:
             if not self._attributes:
                 raise BadRequest("the store's file system has no user attributes: nothing can be kept with an object")
-            found = os.fstat(descriptor)
             kept = self._proofs.kept(descriptor) if is_ours(found) else None
             if self._sights.is_over(kept):
                 return Outcome(b"absent", self._seen(operation, stay))
@@ -255,8 +254,8 @@ class Disk:
             os.close(descriptor)
 
     def _verify(self, operation: Verify, stay: Stay, _: bool) -> Outcome:
-        descriptor, _size = self._reader.open_object(operation, stay)
-        if descriptor < 0:
+        descriptor, found = self._reader.open_object(operation, stay)
+        if found is None:
             return Outcome(b"absent", ABSENT)
         try:
             known = self._proofs.prove_file(descriptor)

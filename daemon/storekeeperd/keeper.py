@@ -39,6 +39,7 @@ from storekeeperd.processes import lives
 from storekeeperd.reconciler import Reconciler
 from storekeeperd.scanner import Scanner
 from storekeeperd.sdnotify import Manager
+from storekeeperd.segment import Segment
 from storekeeperd.service import Service
 from storekeeperd.sizing import Sizing
 from storekeeperd.watcher import Watcher
@@ -150,6 +151,8 @@ class Keeper:
             founded=lambda: self._reconciler.follow(self._service.prefixes.values()),
             now_s=time.time,
             wake=self._loop.wake,
+            make_shelf=Segment,
+            monotonic_s=time.monotonic,
         )
 
     # -- life
@@ -190,6 +193,7 @@ class Keeper:
         for job in self._jobs.done():
             self._service.finished(job)
         self._pump_jobs()
+        self._service.shelves.close()
         self._reconciler.close(0.1)
         self._deathwatch.close()
         self._loop.close()
@@ -215,6 +219,7 @@ class Keeper:
         self._pump_jobs()
         self._service.barriers.proceed()
         self._pump_jobs()
+        self._service.shelves.judge()
         lifetimes = self._service.lifetimes
         if lifetimes.begun or lifetimes.alarm_ms != self._alarm_ms:
             self._watch_ends()
@@ -292,6 +297,7 @@ class Keeper:
         self._service.transfers.handles.expire(time.monotonic())
         self._service.complaints.tick()
         self._service.evictions.tick()
+        self._service.shelves.tick()
         self._deathwatch.tick(self._service.lifetimes.is_tied)
         self._tidy_up()
         self._reconciler.tick()

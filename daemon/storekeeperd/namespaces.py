@@ -59,6 +59,7 @@ class Namespace:
         eviction: what is done when a bound of the namespace is reached: refuse; remove what was least recently used
             (lru); remove what would expire soonest (expired-first).
         high_mark, low_mark: parts of a bound: from the one on objects are evicted, down to the other.
+        shelf_bytes_max: memory from which clients read what exists, and small objects; 0: none.
     """
 
     read: tuple[str, ...] = (EVERYBODY,)
@@ -75,6 +76,7 @@ class Namespace:
     eviction: str = REFUSE
     high_mark: float = 0.95
     low_mark: float = 0.85
+    shelf_bytes_max: int = 64 * 1024 * 1024
 
     @property
     def quota(self) -> Quota:

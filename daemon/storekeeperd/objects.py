@@ -51,6 +51,8 @@ class Objects:
         answer = Answer(peer, request, len(keys))
         ended, evictions = self._service.lifetimes.ended, self._service.evictions
         uses = prefix in evictions.follows
+        shelves = self._service.shelves
+        shelved = prefix in shelves
         operations: list[Operation] = []
         tickets: list[Ticket] = []
         for position, name in self.names(answer, prefix, keys):
@@ -59,6 +61,8 @@ class Objects:
             elif not fresh and known(name):
                 if uses:
                     evictions.use(prefix, name)
+                if shelved:
+                    shelves.note(name)
                 self._settle_word(answer, position, YES)
             else:
                 operations.append(Look(name))
@@ -81,9 +85,13 @@ class Objects:
 
         ended, evictions = self._service.lifetimes.ended, self._service.evictions
         uses = prefix in evictions.follows
+        shelves = self._service.shelves
+        shelved = prefix in shelves
 
         def got(operation: Get, outcome: Outcome) -> None:
             position = positions.popleft()
+            if shelved:
+                shelves.got(operation, outcome)
             if outcome.error is None:
                 self._orders.observe(operation.name, outcome.seen)
                 if uses and outcome.word == wire.OK:
@@ -99,8 +107,11 @@ class Objects:
             if ended and name in ended:
                 self._service.settle(answer, position, _ABSENT)
                 continue
-            operations.append(Get(name, budget, known(name)))
+            operation = Get(name, budget, known(name))
+            operations.append(operation)
             positions.append(position)
+            if shelved:
+                shelves.expect(operation)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
         self._orders.order(operations, [got] * len(operations), answer)
 

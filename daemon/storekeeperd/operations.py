@@ -27,6 +27,7 @@ class Outcome:
         payload: bytes for the client.
         number: a descriptor (Begin, Open) or a size in bytes (Open).
         recent: those of the names looked at (Look, Survey) whose file was written to a moment ago, and may be now.
+        sealed: whether the object that was read whole (Get) never changes: nobody but us could write to its file.
         error: why it failed, if it did.
     """
 
@@ -35,6 +36,7 @@ class Outcome:
     payload: Any = b""
     number: int = 0
     recent: Collection[bytes] = ()
+    sealed: bool = False
     error: StorekeeperError | None = None
 
 

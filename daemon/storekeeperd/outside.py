@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from storekeeper.errors import BadRequest
 from storekeeperd.access import Rules
@@ -39,6 +40,9 @@ class Outside:
         founded: called in the loop after that, whatever came of it: see which directories are to be watched now.
         now_s: seconds of the epoch.
         wake: sees to it that there is another turn soon.
+        make_shelf: returns the memory of a shelf with a table of so many bytes (see segment.py), or raises; takes some
+            milliseconds: called in a worker. None where there are no shelves.
+        monotonic_s: seconds of CLOCK_MONOTONIC.
     """
 
     free: Callable[[], tuple[int, int]] = lambda: (1 << 62, 1 << 62)
@@ -51,3 +55,5 @@ class Outside:
     founded: Callable[[], None] = lambda: None
     now_s: Callable[[], float] = lambda: 0.0
     wake: Callable[[], None] = lambda: None
+    make_shelf: Callable[[int], Any] | None = None
+    monotonic_s: Callable[[], float] = lambda: 0.0

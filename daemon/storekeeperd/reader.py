@@ -46,9 +46,10 @@ class Reader:
 
     def get(self, operation: Get, stay: Stay, wait: bool) -> Outcome:
         """Reads an object whole, if the budget allows; raises `WouldWait`, and `CorruptObject`."""
-        descriptor, size = self.open_object(operation, stay)
-        if descriptor < 0:
+        descriptor, found = self.open_object(operation, stay)
+        if found is None:
             return Outcome(b"absent", ABSENT)
+        size = found.st_size
         try:
             budget = operation.budget
             if size > budget.bytes_max:
@@ -59,7 +60,7 @@ class Reader:
             if not self._proofs.prove_payload(descriptor, payload):
                 return Outcome(b"absent", size)
             budget.bytes_left -= size
-            return Outcome(wire.OK, size, payload)
+            return Outcome(wire.OK, size, payload, sealed=_is_sealed(found))
         finally:
             os.close(descriptor)
 
@@ -86,16 +87,16 @@ class Reader:
 
     def open(self, operation: Open, stay: Stay, wait: bool) -> Outcome:
         """Opens an object for ranges, proved if need be; raises `WouldWait`, and `CorruptObject`."""
-        descriptor, size = self.open_object(operation, stay)
-        if descriptor < 0:
+        descriptor, found = self.open_object(operation, stay)
+        if found is None:
             return Outcome(b"absent", ABSENT)
+        size = found.st_size
         over = True
         try:
             kept = self._proofs.kept(descriptor)
             over = self._sights.is_over(kept)
             if over:
                 return Outcome(b"absent", size)
-            found = os.fstat(descriptor)
             seen = self._sights.of(kept, found)
             if found.st_size <= _PROVEN_BYTES:
                 over = not self._proofs.prove_payload(descriptor, self._range(descriptor, 0, found.st_size, wait))
@@ -117,21 +118,21 @@ class Reader:
         """Reads a range of an object that is open; raises `WouldWait`."""
         return Outcome(wire.OK, payload=self._range(operation.descriptor, operation.offset, operation.length, wait))
 
-    def open_object(self, operation: Get | Open | Verify | Mark, stay: Stay) -> tuple[int, int]:
-        """Returns descriptor and size of an object; -1 if there is none."""
+    def open_object(self, operation: Get | Open | Verify | Mark, stay: Stay) -> tuple[int, os.stat_result | None]:
+        """Returns a descriptor of an object, and what it was when it was opened; -1 and None if there is none."""
         there = place_of(operation.name, stay)
         if there is None:
-            return -1, ABSENT
+            return -1, None
         place, name = there
         if not getattr(operation, "known", False):
             there_is = stat_file(name, place)
             if there_is is None or not is_object(name, there_is):
-                return -1, ABSENT
+                return -1, None
         try:
             descriptor = os.open(name, READ_FLAGS, dir_fd=place)
         except OSError as error:
             if error.errno in GONE or error.errno in _NOT_REGULAR:
-                return -1, ABSENT
+                return -1, None
             raise
         try:
             found = os.fstat(descriptor)
@@ -139,9 +140,9 @@ class Reader:
             os.close(descriptor)
             raise
         if is_object(name, found):
-            return descriptor, found.st_size
+            return descriptor, found
         os.close(descriptor)
-        return -1, ABSENT
+        return -1, None
 
     def _range(self, descriptor: int, offset: int, length: int, wait: bool) -> Any:
         if wait:

@@ -45,6 +45,7 @@ from storekeeperd.objects import YES, Objects
 from storekeeperd.operations import Job, Outcome
 from storekeeperd.orders import Orders
 from storekeeperd.outside import Outside
+from storekeeperd.shelves import Shelves
 from storekeeperd.sight import LIFE_AT, expires_of, is_pinned, process_of
 from storekeeperd.transfers import Transfers
 
@@ -81,6 +82,8 @@ class Service:
         complaints: refusals on their way to the log.
         access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
         chronicle: what became of objects at the hands of others than their owners.
+        shelves: what clients read by themselves.
+        now_ms: milliseconds of CLOCK_BOOTTIME, as of this turn.
     """
 
     def __init__(
@@ -112,13 +115,14 @@ class Service:
         self.prefixes: dict[str, bytes] = {}
         self.spaces: dict[bytes, Namespace] = {}
         self._keeps_lives = self._is_minded = False
-        self._now_ms = 0
+        self.now_ms = 0
         self._stopping = False
         self.ledger = Ledger(index, bounds or Bounds(), self.outside.free, lambda: coherence.scans > 0)
         self.lifetimes = Lifetimes(index)
         self._ended = self.lifetimes.ended
         self.chronicle = Chronicle(limits.events_max, self.outside.now_s)
         self.evictions = Evictions(self, index, self.ledger, self.lifetimes, int(limits.lease_s * 1000))
+        self.shelves = Shelves(self, index, coherence)
         for name in (DEFAULT, *namespaces):
             self.set_space(name, Namespace())
         objects = self.objects = Objects(self, index, coherence)
@@ -136,6 +140,7 @@ class Service:
             b"touch": changes.touch,
             b"pin": changes.pin,
             b"unpin": changes.unpin,
+            b"shelf": self.shelves.shelf,
             b"stat": objects.stat,
             b"verify": objects.verify,
             b"namespaces": foundations.namespaces,
@@ -241,17 +246,19 @@ class Service:
     def set_space(self, name: str, space: Namespace, rules: Rules | None = None) -> None:
         """Serves a namespace from now on, or by other rules."""
         prefix = b"" if name == DEFAULT else name.encode() + b"/"
+        self.shelves.retire(prefix)
         self.prefixes[name] = prefix
         self.spaces[prefix] = space
         self.access.set_rules(prefix, rules or Rules(owner_only=space.owner_only))
         self.ledger.set_space(prefix, space)
         self.evictions.set_space(prefix, space)
         self.chronicle.set_space(prefix)
-        self._mind()
+        self.mind()
 
     def drop_space(self, name: str) -> None:
         """Serves a namespace no longer."""
         prefix = self.prefixes.pop(name)
+        self.shelves.retire(prefix)
         del self.spaces[prefix]
         self.access.set_rules(prefix, None)
         self.ledger.set_space(prefix, None)
@@ -292,12 +299,13 @@ class Service:
         Args:
             now_ms: milliseconds of CLOCK_BOOTTIME.
         """
-        self._now_ms = now_ms
+        self.now_ms = now_ms
+        self.shelves.turn(now_ms)
         return not self.store_away and self.evictions.turn(now_ms)
 
     def end_due(self) -> None:
         """Takes all that has ended by now for ended, though its removal is not its turn yet."""
-        while self.lifetimes.alarm_ms <= self._now_ms and self.lifetimes.expire(self._now_ms, _NOTES):
+        while self.lifetimes.alarm_ms <= self.now_ms and self.lifetimes.expire(self.now_ms, _NOTES):
             pass
 
     def is_over(self, seen: int) -> bool:
@@ -307,7 +315,7 @@ class Service:
         process = process_of(seen)
         # One that nobody waits for yet may have ended before we came.
         ended = process in self.lifetimes.begun and not is_pinned(seen) and not self.outside.lives(process)
-        return ended or 0 < expires_of(seen) <= self._now_ms
+        return ended or 0 < expires_of(seen) <= self.now_ms
 
     @property
     def keeps_lives(self) -> bool:
@@ -317,7 +325,7 @@ class Service:
     @keeps_lives.setter
     def keeps_lives(self, keeps: bool) -> None:
         self._keeps_lives = keeps
-        self._mind()
+        self.mind()
 
     def keep_lives(self) -> None:
         """Sees to it that later daemons of this store know that its objects may have lifetimes; raises if none may."""
@@ -359,15 +367,16 @@ class Service:
             and (not self._is_minded or self._takes_hit(key))
         )
 
-    def _mind(self) -> None:
+    def mind(self) -> None:
         """Settles whether a hit of the default namespace takes more than its name."""
-        self._is_minded = self._keeps_lives or b"" in self._index.followed
+        self._is_minded = self._keeps_lives or b"" in self._index.followed or b"" in self.shelves
 
     def _takes_hit(self, key: bytes) -> bool:
         """Returns False if nobody has looked whether an object has ended; takes its use, if it counts."""
         if self._keeps_lives and self._index.size(key) == UNSIZED:
             return False
         self.evictions.use(b"", key)
+        self.shelves.note(key)
         return True
 
     # -- shared by the verbs
