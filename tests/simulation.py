@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from fake_shelf import FakeMemory
 from storekeeper import wire
 from storekeeper.errors import DiskFailed, DiskFull, KeyExists
 from storekeeperd import operations as op
@@ -21,6 +22,7 @@ from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
 from storekeeperd.echoes import MADE, REMOVED
 from storekeeperd.index import UNSIZED, Index
+from storekeeperd.outside import Outside
 from storekeeperd.service import Service
 from storekeeperd.sight import ABSENT, UNSEEN
 
@@ -45,6 +47,7 @@ class FakeDisk:
     ) -> None:
         self.objects: dict[bytes, bytes] = {}
         self.open: dict[int, bytearray] = {}
+        self.ours: set[bytes] = set()  # objects that nobody but us could write to
         self.ghosts: dict[bytes, bytes] = {}  # removed, but looks still see them for a moment
         self.fault_rate = 0.0
         self._changed = changed
@@ -54,6 +57,7 @@ class FakeDisk:
     def set(self, name: bytes, payload: bytes | None) -> None:
         """Changes an object, as anybody may; the watcher hears of it."""
         self.ghosts.pop(name, None)
+        self.ours.discard(name)
         there = name in self.objects
         if payload is not None:
             self.objects[name] = payload
@@ -105,7 +109,7 @@ class FakeDisk:
         if len(payload) > budget.bytes_left:
             return op.Outcome(b"later", len(payload))
         budget.bytes_left -= len(payload)
-        return op.Outcome(b"ok", len(payload), payload)
+        return op.Outcome(b"ok", len(payload), payload, sealed=operation.name in self.ours)
 
     def _put(self, operation: op.Put) -> op.Outcome:
         return self._publish(operation.name, bytes(operation.payload), operation.replace)
@@ -152,6 +156,13 @@ class FakeDisk:
         del self.open[operation.descriptor]
         return op.Outcome(b"ok")
 
+    def _task(self, operation: op.Task) -> op.Outcome:
+        try:
+            operation.run()
+        except OSError as error:
+            return op.failed(DiskFailed(str(error)))
+        return op.Outcome(b"ok")
+
     def _descriptor(self, content: bytearray) -> int:
         self._last_descriptor += 1
         self.open[self._last_descriptor] = content
@@ -164,6 +175,7 @@ class FakeDisk:
                 return op.Outcome(b"same", len(old))
             return op.failed(KeyExists("other bytes"), len(old))
         self.set(name, payload)
+        self.ours.add(name)
         return op.Outcome(b"created" if old is None else b"replaced", len(payload))
 
 
@@ -184,12 +196,18 @@ class World:
         self.coherence = coherence_type(self.index)
         self.limits = self.chance.choice((LIMITS, ONE_PAGE))
         self.service = Service(
-            self.limits, self.index, self.coherence, questions_per_job=self.chance.choice((1, 3, 64))
+            self.limits,
+            self.index,
+            self.coherence,
+            outside=Outside(make_shelf=self._make_shelf),
+            questions_per_job=self.chance.choice((1, 3, 64)),
         )
+        self.shelf: FakeMemory | None = None
         self.disk = FakeDisk(self._kernel_event, self.chance)
-        self.disk.fault_rate = self.chance.choice((0.0, 0.0, 0.02, 0.1))
+        self.calm = self.chance.random() < 0.4  # most is believed, and so much stands on a shelf
+        self.disk.fault_rate = 0.0 if self.calm else self.chance.choice((0.0, 0.0, 0.02, 0.1))
         self.faulty = self.disk.fault_rate > 0
-        self.loss_rate = self.chance.choice((0.0, 0.05, 0.3))
+        self.loss_rate = self.chance.choice((0.0, 0.02, 0.05) if self.calm else (0.0, 0.05, 0.3))
         self.lossless = not self.loss_rate  # so that each change of a size but those in place is heard of
         self.early = self.chance.random() < 0.3  # a kernel that reports a delete before a look sees it
         self.old_ghosts: list[bytes] = []
@@ -202,7 +220,7 @@ class World:
         self.running: list[op.Job] = []
         self.finished: list[op.Job] = []
         self.scan: deque[list[bytes]] | None = None
-        self.peers = [Peer(1000 + n, 100, n) for n in range(4)]
+        self.peers = [Peer(1000 + n, 100, n, passes_descriptors=True) for n in range(4)]
         self.asked: dict[bytes, tuple[Peer, list[bytes], int]] = {}
         self.now = 0
         self.last_id = 0
@@ -219,10 +237,10 @@ class World:
         try:
             actions = [
                 (self._ask_something, 5),
-                (self._outsider, 3),
+                (self._outsider, 0.7 if self.calm else 3),
                 (self._hear, 4),
-                (self._work, 6),
-                (self._take_back, 5),
+                (self._work, 12 if self.calm else 6),
+                (self._take_back, 10 if self.calm else 5),
                 (self._proceed_scan, self.chance.choice((0.3, 1, 4))),
                 (lambda: self.service.ask_disk(3), 3),
                 (self.coherence.retry_unanswered, 1),
@@ -231,8 +249,12 @@ class World:
                 (self.service.barriers.tick, 0.3),
                 (self._outsider_writes_in_place, 0.5),
                 (self._peer_comes_and_goes, 0.1),
+                (self._read_the_shelf, 4),
+                (lambda: self._ask(b"shelf", [], {}), self.chance.choice((0, 1))),
             ]
             steps = self.chance.choices([a for a, _ in actions], [w for _, w in actions], k=self.STEPS)
+            if self.calm:
+                self._begin_with_a_shelf()
             for step in steps:
                 self.now += 1
                 step()
@@ -243,6 +265,21 @@ class World:
             raise
         except Exception as error:
             raise Wrong(self._story(f"{type(error).__name__}: {error}")) from error
+
+    def _begin_with_a_shelf(self) -> None:
+        """The first scan is over, and a shelf is there."""
+        for _ in range(200):
+            if self.coherence.coherent and (self.shelf is not None or self.chance.random() < 0.3):
+                self._ask(b"shelf", [], {})
+            self.service.ask_disk(100)
+            self._pump()
+            self._hear()
+            self._work()
+            self._take_back()
+            self._proceed_scan()
+            self._pump()
+            if self.shelf is not None and self.shelf.believed:
+                return
 
     def _come_to_rest(self) -> None:
         self._say("--- rest")
@@ -284,7 +321,21 @@ class World:
             if size not in (UNSIZED, len(self.disk.objects[name])):
                 self._wrong(f"size of {name!r} is {size}, not {len(self.disk.objects[name])}, and it was heard of")
 
+    def _is_excused(self, name: bytes) -> bool:
+        """Whether the service cannot know, or is about to learn, what became of an object."""
+        on_its_way = MARKER in self.events or any(name == event[0] for event in self.events)
+        sees_the_old = self.coherence.wants_second_looks or name in self.written_in_place
+        return on_its_way or sees_the_old or not self.coherence.is_settled(name)
+
+    def _check_shelf(self) -> None:
+        """What the shelf has is as the directory is now; but for what was written in place, of which nobody hears."""
+        for name, data in self.shelf.held.items() if self.shelf and self.shelf.believed else ():
+            there = self.disk.objects.get(name)
+            if there is None or (data not in (None, there) and name not in self.written_in_place):
+                self._wrong(f"the shelf has {name!r} with {data!r}, the directory {there!r}")
+
     def _check_rest(self) -> None:
+        self._check_shelf()
         if not self.coherence.coherent:
             self._wrong("not coherent at rest")
         for name in self.index.names():
@@ -384,7 +435,30 @@ class World:
             if peer is old:
                 del self.asked[request_id]
                 self._forget(frames)
-        self.peers[position] = Peer(old.uid, old.gid, old.pid + 100)
+        self.peers[position] = Peer(old.uid, old.gid, old.pid + 100, passes_descriptors=True)
+
+    # -- the shelf
+
+    def _make_shelf(self, table_bytes: int) -> FakeMemory:
+        self.shelf = FakeMemory(table_bytes)
+        return self.shelf
+
+    def _read_the_shelf(self) -> None:
+        """Somebody reads all of it. He knows what may be there of a key of his own; else it is what is there now,
+        unless something is on its way that says that it is not.
+        """
+        for name, data in self.shelf.held.items() if self.shelf and self.shelf.believed else ():
+            expected = self.own.get(name, "")
+            if name in self.own:
+                if name in self.busy or isinstance(expected, str):
+                    continue
+                if expected is None or data not in (None, expected):
+                    self._wrong(f"the shelf has {name!r} with {data!r}, it was {expected!r}")
+            there = self.disk.objects.get(name)
+            if (there is None or data not in (None, there)) and not self._is_excused(name):
+                self._wrong(
+                    f"the shelf has {name!r} with {data!r}, there is {there!r}, and nothing else is heard of it"
+                )
 
     def _kernel_event(self, name: bytes, kind: int) -> None:
         """A change was made: its event is queued, or dropped and then a marker is, or it is joined to the last one."""
@@ -455,7 +529,8 @@ class World:
             done = len(job.outcomes)
             operation = job.operations[done]
             outcome = self.disk.perform(operation)
-            self._say(f"did {operation} -> {outcome.word!r} seen {outcome.seen}")
+            what = type(operation).__name__ if isinstance(operation, op.Task) else operation
+            self._say(f"did {what} -> {outcome.word!r} seen {outcome.seen}")
             changed = outcome.word in (b"created", b"replaced", b"evicted") and operation.name.startswith(b"mix-")
             if changed and self.chance.random() < 0.2:
                 self._outsider_changes(operation.name)  # at once: the kernel may join the two events
@@ -530,6 +605,7 @@ class World:
                     self._check_fresh(frames, asked[2])
                 elif asked[1][1] == b"usage":
                     self._check_fresh_usage(frames, asked[2])
+        self.service.shelves.judge()
 
     def _check_reply(self, peer: Peer, request: list[bytes], frames: list[Any]) -> None:
         if frames[2] == b"too_many" and request[1] == b"list":  # one at a time: the other one is not at its end yet

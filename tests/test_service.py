@@ -30,6 +30,7 @@ from storekeeperd.config import Limits
 from storekeeperd.index import Index
 from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import Evict, Get, Job, Look, Operation, Put, failed
+from storekeeperd.outside import Outside
 from storekeeperd.service import HIT_AFTER, HIT_BEFORE, Service
 from storekeeperd.sight import UNSEEN
 
@@ -39,11 +40,16 @@ LIMITS = Limits(message_bytes_max=1000, batch_items_max=5, inline_bytes_max=100)
 class Bench:
     """A service with small limits; jobs are carried out when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None, outside: Outside | None = None) -> None:
         self.index = Index()
         self.coherence = Coherence(self.index)
         self.service = Service(
-            LIMITS, self.index, self.coherence, namespaces=["team"], status=lambda: {**self.status()}
+            limits or LIMITS,
+            self.index,
+            self.coherence,
+            namespaces=["team"],
+            status=lambda: {**self.status()},
+            outside=outside,
         )
         self.status: Callable[[], dict[str, Any]] = lambda: {"store_id": "the store"}
         self.disk = FakeDisk(lambda name, _: self.coherence.ask(name))

@@ -130,9 +130,37 @@ class AwaitsAnything(Coherence):
         self.echoes = AnyEcho()
 
 
+class ShowsWhatIsChanged(Coherence):
+    """What an own operation is changing stays on the shelf."""
+
+    def begin(self, name: bytes) -> None:
+        withdraw, self.withdraw = self.withdraw, None
+        super().begin(name)
+        self.withdraw = withdraw
+
+
+class ShowsWhatIsAsked(Coherence):
+    """What the watcher hears of stays on the shelf until it is looked at."""
+
+    def ask(self, name: bytes) -> None:
+        withdraw, self.withdraw = self.withdraw, None
+        super().ask(name)
+        self.withdraw = withdraw
+
+
+class ShowsWhatIsNotSettled(Coherence):
+    """What is put goes onto the shelf though something was heard meanwhile."""
+
+    def is_settled(self, name: bytes) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(
     "broken",
     [
+        ShowsWhatIsChanged,
+        ShowsWhatIsAsked,
+        ShowsWhatIsNotSettled,
         AssignsBlindly,
         LooksOnlyOnce,
         ForgetsLosses,

@@ -107,7 +107,6 @@ class Evictions:
         self._spaces: dict[bytes, _Space] = {}
         self._ordered: set[bytes] = set()
         self._later: list[bytes] = []  # what cannot be removed now; tried again with the next tick
-        self._now_ms = 0
         self._making = False  # some namespace is
         self._lines = 0
         self._untold = 0
@@ -137,7 +136,7 @@ class Evictions:
         """Takes that an object was read or said to be there (a lease), or put."""
         space = self._spaces.get(prefix)
         if space is not None:
-            space.uses.use(name, self._now_ms, lease=lease)
+            space.uses.use(name, self._service.now_ms, lease=lease)
 
     def _come(self, prefix: bytes, name: bytes, seen: int) -> None:
         self._spaces[prefix].uses.come(name, sight.created_of(seen))
@@ -194,7 +193,6 @@ class Evictions:
         Args:
             now_ms: CLOCK_BOOTTIME.
         """
-        self._now_ms = now_ms
         if now_ms < self._lifetimes.alarm_ms and not self._lifetimes.fresh and not self._making:
             return False  # the common case, in every turn of the loop
         more = self._lifetimes.expire(now_ms, _NOTES_PER_TURN) == _NOTES_PER_TURN
@@ -234,7 +232,7 @@ class Evictions:
         for name in passed:
             seen = self._index.seen(name)
             if seen is not None and seen >= 0 and name not in self._lifetimes.ended:
-                space.uses.restore(name, self._now_ms)
+                space.uses.restore(name, self._service.now_ms)
                 self._lifetimes.note(name, seen)
 
     def hurry(self, name: bytes) -> None:
@@ -294,11 +292,11 @@ class Evictions:
 
     def _next_victim(self, prefix: bytes, space: _Space) -> bytes | None:
         if space.rules.eviction == LRU:
-            return space.uses.take(self._now_ms, self._lease_ms)
+            return space.uses.take(self._service.now_ms, self._lease_ms)
         leased = []
         found = None
         for name in self._lifetimes.soonest(prefix):
-            if not space.uses.is_leased(name, self._now_ms, self._lease_ms):
+            if not space.uses.is_leased(name, self._service.now_ms, self._lease_ms):
                 found = name
                 break
             leased.append(name)

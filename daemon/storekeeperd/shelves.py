@@ -89,6 +89,7 @@ class _Shelf:
         memory: what it is written to.
         table_bytes: how large it is.
         lasts: when what was put on by reads is taken off, where room is made by use: moments and keys, in order.
+        believed: whether it says that it is to be believed.
         readers: connections that were given it.
         alone_ticks: for how long none of them is there any more.
     """
@@ -96,6 +97,7 @@ class _Shelf:
     memory: Memory
     table_bytes: int
     lasts: deque[tuple[int, bytes]] | None
+    believed: bool
     readers: list[Peer] = field(default_factory=list)
     alone_ticks: int = 0
 
@@ -118,7 +120,6 @@ class Shelves:
         self._taken_bytes = 0  # by all that are not released
         self._expected: dict[bytes, Get] = {}  # reads under way since which nothing was heard of a name
         self._epoch = coherence.epoch
-        self._believed = False
         self._resting_ticks = 0
         self._residence_ms = int(service.limits.lease_s * 500)
 
@@ -200,15 +201,16 @@ class Shelves:
 
     def _open(self, prefix: bytes, memory: Memory, table_bytes: int) -> _Shelf | None:
         try:
-            memory.believe(True)
-            memory.believe(self._is_believable)
+            memory.believe(True)  # the first time tells whether it can be at all
+            believed = self._is_believable
+            memory.believe(believed)
             memory.beat(self._service.outside.monotonic_s() + _BELIEVED_S)
         except OSError as error:
             self._release(memory)
             self._fail(error, 0)
             return None
         lasts: deque[tuple[int, bytes]] | None = deque() if prefix in self._service.evictions.follows else None
-        found = self._shelves[prefix] = _Shelf(memory, table_bytes, lasts)
+        found = self._shelves[prefix] = _Shelf(memory, table_bytes, lasts, believed)
         self._changed()
         return found
 
@@ -338,9 +340,9 @@ class Shelves:
             self.retire_all()
             self._epoch = self._coherence.epoch
         believed = self._is_believable
-        if believed != self._believed:
-            self._believed = believed
-            for found in self._shelves.values():
+        for found in self._shelves.values():
+            if found.believed != believed:
+                found.believed = believed
                 found.memory.believe(believed)
 
     def tick(self) -> None:
