@@ -45,6 +45,8 @@ PARTS = 4
 _GROWTH = 4
 _BELIEVED_S = 3.0
 """How long a shelf is believed if nothing more is heard of the daemon; it tells once a second."""
+_SHELVES_MAX = 1000
+"""The kernel unlocks no more than 2048 locks of a thread that dies: ROBUST_LIST_LIMIT of linux/futex.h."""
 _LEFT_ALONE_TICKS = 60
 _AGAIN_TICKS = 60
 """How long after there was no memory it is tried again."""
@@ -98,7 +100,7 @@ class _Shelf:
     table_bytes: int
     lasts: deque[tuple[int, bytes]] | None
     believed: bool
-    readers: list[Peer] = field(default_factory=list)
+    readers: set[Peer] = field(default_factory=set)
     alone_ticks: int = 0
 
 
@@ -153,7 +155,7 @@ class Shelves:
 
     def _hand_out(self, found: _Shelf, answer: Answer) -> None:
         if not answer.peer.gone:
-            found.readers.append(answer.peer)
+            found.readers.add(answer.peer)
         answer.lends = found.memory
         self._service.settle(answer, 0, _THERE)
 
@@ -162,7 +164,7 @@ class Shelves:
             return False
         size_bytes = PARTS * self._table_bytes(prefix)
         fits = self._taken_bytes + size_bytes <= self._service.limits.shelves_bytes_max
-        return size_bytes > 0 and fits
+        return size_bytes > 0 and fits and len(self._shelves) + len(self._making) < _SHELVES_MAX
 
     def _table_bytes(self, prefix: bytes) -> int:
         """Returns how large the table of a namespace's next shelf is: a power of two, 0 for none."""
@@ -228,8 +230,12 @@ class Shelves:
             self._enter(found, operation.name, operation.payload)
 
     def expect(self, operation: Get) -> None:
-        """Takes that an object is about to be read."""
-        self._expected[operation.name] = operation
+        """Takes that an object is about to be read.
+
+        What is being changed is not expected: it may be read as it was, and the end of the change tells nobody.
+        """
+        if self._coherence.is_settled(operation.name):
+            self._expected[operation.name] = operation
 
     def got(self, operation: Get, outcome: Outcome) -> None:
         """Takes what a read brought."""
@@ -261,7 +267,7 @@ class Shelves:
             return
         if name in self._service.lifetimes.ended:
             return
-        if data is not None and len(data) > self._service.limits.inline_bytes_max:
+        if data is not None and len(data) > min(self._service.limits.inline_bytes_max, found.table_bytes):
             data = None
         key = name[name.index(b"/") + 1 :] if b"/" in name else name
         if found.memory.enter(key, data) and found.lasts is not None:
@@ -287,6 +293,8 @@ class Shelves:
         found = self._shelves.pop(prefix, None)
         if found is not None:
             found.memory.retire()
+            for _, name in found.lasts or ():
+                self._use(prefix, name)
             self._release(found.memory)
             self._changed()
 
@@ -325,14 +333,17 @@ class Shelves:
 
     def turn(self, now_ms: int) -> None:
         """Takes off what has been on for long enough, where room is made by use; before room is made."""
-        for found in self._shelves.values():
+        for prefix, found in self._shelves.items():
             lasts = found.lasts
             while lasts and lasts[0][0] <= now_ms:
                 _, name = lasts.popleft()
                 self.withdraw(name)
-                if self._index.has(name):
-                    prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
-                    self._service.evictions.use(prefix, name)
+                self._use(prefix, name)
+
+    def _use(self, prefix: bytes, name: bytes) -> None:
+        """Takes that an object that was on the shelf until now may just have been seen there."""
+        if self._index.has(name):
+            self._service.evictions.use(prefix, name)
 
     def judge(self) -> None:
         """Says of all shelves whether they are believed, or makes an end of them; to be called before one waits."""
@@ -351,7 +362,7 @@ class Shelves:
         until_s = self._service.outside.monotonic_s() + _BELIEVED_S
         for prefix, found in list(self._shelves.items()):
             found.memory.beat(until_s)
-            found.readers = [peer for peer in found.readers if not peer.gone]
+            found.readers = {peer for peer in found.readers if not peer.gone}
             found.alone_ticks = 0 if found.readers else found.alone_ticks + 1
             if found.alone_ticks > _LEFT_ALONE_TICKS:
                 self._tables.pop(prefix, None)
