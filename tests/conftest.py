@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--flood-seconds", type=float, default=0.2, help="seconds a verb that test_hostile measures floods"
     )
     parser.addoption("--race-seconds", type=float, default=1.0, help="how long clients race for room, each time")
+    parser.addoption("--shelf-seconds", type=float, default=5.0, help="how long shelves are read, written and killed")
     parser.addoption("--pressure-seconds", type=float, default=3.0, help="how long clients put more than there is room")
 
 

@@ -58,7 +58,8 @@ PLACE = struct.Struct("<QI")
 0 for the latter: only that the object exists.
 """
 
-# Words of the header, 8 bytes each.
+# Words of the header.
+_WORD_BYTES = 8
 MAGIC_WORD, TABLE_WORD, RING_WORD, OWNER_WORD = 0, 1, 2, 3
 """What it is, nothing when an end is made of it; bytes of the table and of the ring; the number of the thread that
 writes."""
@@ -117,14 +118,16 @@ class Shelf:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
         if not stat.S_ISREG(found.st_mode) or not seals & fcntl.F_SEAL_SHRINK:
             raise ValueError("memory that may become shorter: to read it could be fatal")
+        if found.st_size <= HEADER_BYTES or found.st_size % _WORD_BYTES:
+            raise ValueError("no shelf: there is no room for one, or a part of a word")
         memory = mmap.mmap(descriptor, found.st_size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._words = memoryview(memory).cast("Q")
         self._locks = memoryview(memory).cast("I")
         table, ring = self._words[TABLE_WORD], self._words[RING_WORD]
         whole = HEADER_BYTES + table + ring == found.st_size
-        if self._words[MAGIC_WORD] != MAGIC or not whole or table & (table - 1) or table < BUCKET_BYTES:
+        if self._words[MAGIC_WORD] != MAGIC or not whole or table & (table - 1) or table < BUCKET_BYTES or not ring:
             raise ValueError("no shelf, or one of another version")
-        self.has, self.get = _readers(memory, self._words, self._locks)
+        self.has, self.get = _readers(memory, self._words, self._locks, table, ring)
 
     @property
     def is_retired(self) -> bool:
@@ -133,12 +136,15 @@ class Shelf:
 
 
 def _readers(
-    memory: mmap.mmap, words: memoryview, locks: memoryview
+    memory: mmap.mmap, words: memoryview, locks: memoryview, table: int, ring: int
 ) -> tuple[Callable[[str], bool], Callable[[str], bytes | None]]:
-    """Returns the two functions that read. All they need is theirs: these are a microsecond each."""
+    """Returns the two functions that read. All they need is theirs: these are a microsecond each.
+
+    The lengths are those that were found right: who writes there could change them a moment later.
+    """
     moments = memoryview(memory).cast("d")
-    mask, ring = mask_of(words[TABLE_WORD]), words[RING_WORD]
-    ring_at = HEADER_BYTES + words[TABLE_WORD]
+    mask = mask_of(table)
+    ring_at = HEADER_BYTES + table
     owner = words[OWNER_WORD]
     place_of = PLACE.unpack_from
     between = None if IN_ORDER else barrier

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from storekeeper.errors import DaemonUnreachable, StorekeeperError, TimedOut
+from storekeeper.errors import DaemonUnreachable, ProtocolError, StorekeeperError, TimedOut
 from storekeeper.exchange import Exchange
 from storekeeper.shelf import Shelf
 
@@ -81,6 +81,9 @@ class Shortcut:
             self._fetch(exchange)
         except (DaemonUnreachable, TimedOut):
             exchange.keep().close()  # what was read is there all the same
+        except ProtocolError:
+            exchange.keep().close()  # whatever it says now, it is no answer to the next call
+            self._not_before_s = now_s + _NONE_AGAIN_S
         except StorekeeperError:
             self._not_before_s = now_s + _NONE_AGAIN_S
 
@@ -101,6 +104,8 @@ class Shortcut:
         self._shelf = shelf
         self.has = _has_nothing if shelf is None else shelf.has
         self.get = _gets_nothing if shelf is None else shelf.get
+        if shelf is not None and not self._wanted:  # it was closed meanwhile, by another thread
+            self._take(None)
 
     def close(self) -> None:
         """Knows nothing from now on."""
