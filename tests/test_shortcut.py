@@ -8,13 +8,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from conftest import Daemon, eventually
 from storekeeper import Client
-from storekeeper.errors import ClientClosed
+from storekeeper.errors import Busy, ClientClosed, QuotaExceeded
 
 
 def given(client: Client, key: str = "k") -> None:
@@ -210,3 +211,42 @@ def test_an_interruption_at_any_moment_leaves_the_client_usable_and_no_descripto
     assert struck > 20
     del short
     assert held() <= before
+
+
+# -- a larger one, and room made by use
+
+
+def test_when_bytes_have_to_go_before_their_turn_a_larger_one_takes_its_place(daemon: Daemon, client: Client) -> None:
+    client.put(b"x", key="k")
+    given(client)
+    has = client._shortcut.has
+    for number in range(150):
+        client.put(os.urandom(60_000), key=f"k{number}")
+    eventually(lambda: not has("k"))
+    eventually(lambda: all(client.exists(f"k{number}") for number in range(20)) and client._shortcut.is_open)
+    given(client)
+    assert client.status()["shelves_bytes"] == 16 << 20
+
+
+def test_what_it_says_is_there_can_be_fetched_though_room_is_made_all_the_time(
+    hall: Callable[..., Daemon],
+) -> None:
+    daemon = hall('[namespace.default]\neviction = "lru"\nbytes_max = 4000000\n[limits]\nlease_s = 1.0\n')
+    with daemon.client() as client, daemon.client(shelf=False) as other:
+        hits = 0
+        until = time.monotonic() + 3
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            key = f"k{number % 40}"
+            with contextlib.suppress(QuotaExceeded, Busy):
+                other.put(bytes(40_000), key=f"new{number}")
+            if not client.exists(key):
+                with contextlib.suppress(QuotaExceeded, Busy):
+                    other.put(b"x" * 4000, key=key)
+            found = f"k{(number * 7) % 40}"
+            if client._shortcut.has(found):
+                hits += 1
+                assert other.get(found) is not None
+        assert hits > 10
+        assert other.status()["evictions"]
