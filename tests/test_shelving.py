@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fake_shelf import FakeMemory
 from storekeeperd import shelves
 from storekeeperd.answers import Peer
 from storekeeperd.namespaces import Namespace
@@ -14,42 +15,12 @@ from storekeeperd.operations import Get, Job, Outcome, Put, Task
 from test_service import Bench
 
 
-class Plain:
-    """The memory of a shelf, as plain objects."""
-
-    def __init__(self, table_bytes: int) -> None:
-        self.size_bytes, self.descriptor, self.is_small = 4 * table_bytes, 7, False
-        self.there: dict[bytes, bytes | None] = {}
-        self.believed = self.released = False
-
-    def believe(self, believed: bool) -> None:
-        self.believed = believed
-
-    def beat(self, until_s: float) -> None:
-        pass
-
-    def enter(self, key: bytes, data: Any = None) -> bool:
-        if key in self.there and data is None:
-            return False
-        self.there[key] = data
-        return True
-
-    def withdraw(self, key: bytes) -> None:
-        self.there.pop(key, None)
-
-    def retire(self) -> None:
-        self.believed, self.descriptor = False, -1
-
-    def release(self) -> None:
-        self.released = True
-
-
 class Room(Bench):
     """A service whose default namespace has a shelf."""
 
     def __init__(self, space: Namespace | None = None) -> None:
         super().__init__()
-        self.made: list[Plain] = []
+        self.made: list[FakeMemory] = []
         self.service.outside.make_shelf = self.make
         self.disk.objects[b"k"] = b"old bytes"
         if space is not None:
@@ -63,8 +34,8 @@ class Room(Bench):
         assert self.shelf() == ["ok"]
         self.turn()
 
-    def make(self, table_bytes: int) -> Plain:
-        self.made.append(Plain(table_bytes))
+    def make(self, table_bytes: int) -> FakeMemory:
+        self.made.append(FakeMemory(table_bytes))
         return self.made[-1]
 
     def do(self, job: Job) -> None:
@@ -83,7 +54,7 @@ class Room(Bench):
         return self.reply().words
 
     @property
-    def memory(self) -> Plain:
+    def memory(self) -> FakeMemory:
         return self.made[-1]
 
 
@@ -94,25 +65,25 @@ def room() -> Room:
 
 def test_what_is_said_to_be_there_and_what_is_read_is_put_on(room: Room) -> None:
     assert room.ask(b"exists", b"k").words == ["yes"]
-    assert room.memory.there == {b"k": None}
+    assert room.memory.held == {b"k": None}
     assert room.ask(b"get", b"k").payloads == [b"old bytes"]
-    assert room.memory.there == {b"k": b"old bytes"}
+    assert room.memory.held == {b"k": b"old bytes"}
     assert room.ask(b"exists", b"absent").words == ["no"]
-    assert room.memory.there == {b"k": b"old bytes"}
+    assert room.memory.held == {b"k": b"old bytes"}
 
 
 def test_it_is_off_before_a_change_begins_and_again_when_anything_is_heard_of_it(room: Room) -> None:
     room.ask(b"get", b"k")
     room.send(b"evict", b"k")
-    assert room.memory.there == {}
+    assert room.memory.held == {}
     room.do_all()
     room.reply()
     room.ask(b"put", b"k", b"new bytes")
     room.turn()
     room.ask(b"get", b"k")
-    assert room.memory.there == {b"k": b"new bytes"}
+    assert room.memory.held == {b"k": b"new bytes"}
     room.coherence.hear({b"k": None}, {})
-    assert room.memory.there == {}
+    assert room.memory.held == {}
 
 
 def test_a_read_that_was_ordered_while_the_object_was_replaced_and_ends_later_puts_nothing_on(room: Room) -> None:
@@ -129,11 +100,11 @@ def test_a_read_that_was_ordered_while_the_object_was_replaced_and_ends_later_pu
     room.turn()
     room.service.replies.clear()  # the put is acknowledged
     room.service.finished(get)
-    assert room.memory.there.get(b"k") in (None, b"new bytes")
+    assert room.memory.held.get(b"k") in (None, b"new bytes")
     room.turn()
     room.service.replies.clear()
     assert room.ask(b"get", b"k").payloads == [b"new bytes"]
-    assert room.memory.there == {b"k": b"new bytes"}
+    assert room.memory.held == {b"k": b"new bytes"}
 
 
 def test_a_read_since_which_anything_was_heard_puts_nothing_on(room: Room) -> None:
@@ -143,7 +114,7 @@ def test_a_read_since_which_anything_was_heard_puts_nothing_on(room: Room) -> No
     room.coherence.hear({b"k": None}, {})
     room.turn()
     room.service.finished(get)
-    assert room.memory.there == {}
+    assert room.memory.held == {}
 
 
 def test_whoever_asks_for_it_again_and_again_is_one_reader(room: Room) -> None:
@@ -210,13 +181,13 @@ def test_where_room_is_made_by_use_what_was_on_it_was_in_use_until_it_is_taken_o
     room.service.turn(1_000_000)
     room.turn()
     assert room.ask(b"get", b"k").payloads == [b"old bytes"]
-    assert room.memory.there == {b"k": b"old bytes"}
+    assert room.memory.held == {b"k": b"old bytes"}
     off_ms = 1_000_000 + 10 * lease_ms  # nobody turned in between
     if ends == "its time":
         room.service.turn(off_ms)
-        assert room.memory.there == {}
+        assert room.memory.held == {}
     else:
-        room.service.evictions.take_time(off_ms)
+        room.service.now_ms = off_ms
         room.service.shelves.retire(b"")
     uses = room.service.evictions._spaces[b""].uses
     assert uses.is_leased(b"k", off_ms + lease_ms - 1, lease_ms)
@@ -226,14 +197,14 @@ def test_what_is_put_where_room_is_made_by_use_is_not_on_it_until_it_is_read() -
     room = Room(Namespace(eviction="lru", bytes_max=1 << 30))
     room.ask(b"put", b"new", b"bytes")
     room.turn()
-    assert b"new" not in room.memory.there
+    assert b"new" not in room.memory.held
 
 
 def test_bytes_that_its_ring_has_no_room_for_are_not_put_on(room: Room) -> None:
     found = room.service.shelves._shelves[b""]
     found.table_bytes = 4
     room.ask(b"get", b"k")
-    assert room.memory.there == {b"k": None}
+    assert room.memory.held == {b"k": None}
 
 
 def test_there_are_fewer_than_the_kernel_unlocks_when_their_writer_dies(
