@@ -13,6 +13,7 @@ from simulation import FakeDisk
 from storekeeper import Client, wire
 from storekeeper.connector import StorekeeperConnector, StorekeeperKey
 from storekeeper.exchange import Exchange
+from storekeeper.holds import Held
 from storekeeper.session import Session
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
@@ -41,8 +42,9 @@ class ShortCarrier:
         self.coherence.sweep()
         assert self.coherence.coherent
         self.replies: list[list[Any]] = []
+        self.held = Held()
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         self.service.request(self.peer, [bytes(frame) for frame in frames])
         while self.service.jobs or self.service.ask_disk(100):
             job = self.service.jobs.popleft()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from storekeeper import wire
-from storekeeper.errors import KeyExists, ProtocolError, StorekeeperError, TimedOut
+from storekeeper.errors import BadHandle, KeyExists, ProtocolError, StorekeeperError, TimedOut
 from storekeeper.exchange import Exchange
+from storekeeper.holds import Held
 
 
 class FakeCarrier:
@@ -21,8 +22,9 @@ class FakeCarrier:
         self.incoming: deque[list[bytes] | StorekeeperError] = deque()
         self.deadlines: list[float] = []
         self.copies: list[bool] = []
+        self.held = Held()
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         self.sent.append(list(frames))
 
     def receive(self, deadline: float, *, copy: bool = True) -> list[bytes]:
@@ -187,3 +189,50 @@ def test_draining_ends_by_the_deadline(carrier: FakeCarrier, exchange: Exchange)
     carrier.incoming.append(TimedOut("in time"))
     with pytest.raises(TimedOut):
         exchange.drain()
+
+
+# -- closes that nobody waits for
+
+
+def test_what_is_over_is_closed_with_the_next_request(carrier: FakeCarrier, exchange: Exchange) -> None:
+    exchange.close_later(b"7")
+    assert not carrier.sent
+    exchange.send(b"exists", [b"k"])
+    assert [(frames[1], frames[4]) for frames in carrier.sent] == [(b"close", b"7"), (b"exists", b"k")]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_answers_to_closes_are_passed_over(carrier: FakeCarrier, exchange: Exchange, first: int, refused: bool) -> None:
+    exchange.close_later(b"7")
+    asked = exchange.send(b"exists", [b"k"])
+    for position in (first, 1 - first):
+        if position == 0 and refused:
+            carrier.refuse(0, BadHandle("no such handle"))
+        else:
+            carrier.answer(position)
+    assert exchange.receive().id == asked
+    later = Exchange(carrier, 100.0)  # type: ignore[arg-type]
+    asked = later.send(b"exists", [b"k"])
+    carrier.answer()
+    assert later.receive().id == asked
+    assert not carrier.held.closing
+
+
+def test_the_answer_to_a_close_says_nothing_of_a_request(carrier: FakeCarrier, exchange: Exchange) -> None:
+    exchange.close_later(b"7")
+    exchange.send(b"exists", [b"k"])
+    carrier.answer(0)
+    carrier.incoming.append(TimedOut("in time"))
+    with pytest.raises(TimedOut):
+        exchange.receive()
+    assert not exchange.answered
+
+
+def test_draining_passes_over_answers_to_closes(carrier: FakeCarrier, exchange: Exchange) -> None:
+    exchange.close_later(b"7")
+    exchange.send(b"write", [b"1", b"0", b"x"])
+    carrier.answer(0)
+    carrier.answer(1)
+    exchange.drain()
+    assert not carrier.incoming

@@ -107,13 +107,16 @@ def test_a_view_counts_against_the_quota_until_it_is_released(hall: Callable[...
         client.put(bytes(5 << 20), key="l")
 
 
-def test_a_view_ends_its_connection_when_it_is_let_go(daemon: Daemon, client: Client, data: bytes) -> None:
+def test_a_view_takes_no_connection_of_its_own(client: Client, data: bytes) -> None:
     client.put(data, key="k")
-    views = [client.view("k") for _ in range(10)]
-    assert client.status()["connections"] == 11
-    views.clear()
-    gc.collect()
-    eventually(lambda: client.status()["connections"] == 1)
+    with client.view("k") as view:  # type: ignore[union-attr]
+        assert client.get("k") == view
+        assert client.status()["connections"] == 1
+        with client.view("k") as other:  # type: ignore[union-attr]
+            assert other == view
+    for _ in range(100):
+        client.view("k").release()  # type: ignore[union-attr]
+    assert client.status()["connections"] == 1
 
 
 def test_over_zeromq_a_view_is_a_copy(daemon: Daemon, data: bytes) -> None:
@@ -193,7 +196,7 @@ def test_reading_leaves_no_descriptor_behind(client: Client, data: bytes) -> Non
         with pytest.raises(ValueError, match="the buffer"):
             client.get("k", into=bytearray(1))
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == held
+    assert len(os.listdir("/proc/self/fd")) <= held
 
 
 # -- what is handed out

@@ -12,6 +12,7 @@ from simulation import FakeDisk
 from storekeeper import ranges, wire
 from storekeeper.errors import DiskFailed, DiskFull, KeyExists, StorekeeperError, TimedOut
 from storekeeper.exchange import Exchange
+from storekeeper.holds import Held
 from storekeeperd.answers import Peer
 from storekeeperd.coherence import Coherence
 from storekeeperd.config import Limits
@@ -46,9 +47,10 @@ class ServiceCarrier:
         self.peer = Peer(1000, 100, 1)
         self.verbs: list[bytes] = []
         self.under_way = self.most_under_way = 0
+        self.held = Held()
         self.fault: Callable[[Operation], StorekeeperError | None] = lambda operation: None
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         self.verbs.append(frames[1])
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)

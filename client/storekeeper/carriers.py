@@ -1,9 +1,13 @@
 """How frames travel between a client and its daemon: which carrier does it, and those that are idle.
 
-Owns the choice and the idle carriers. A carrier is one connection, used by one call at a time: so no lock is held while
-waiting, another thread never waits for it, and a `__del__` that calls the store inside a call simply takes another
-carrier. After any failure a carrier is closed, not used again: a late answer can then reach nobody. Nothing of it
-crosses a fork.
+Owns the choice and the carriers at rest. A carrier is one connection, used by one call at a time: so no lock is held
+while waiting, another thread never waits for it, and a `__del__` that calls the store inside a call simply takes
+another carrier. After any failure a carrier is closed, not used again: a late answer can then reach nobody. Nothing of
+it crosses a fork.
+
+What the daemon holds for views (holds.py) ends with their connection, and the space of their files would count as
+free. So one that has living views is not closed before the last of them ends: not for being one too many, nor with the
+client.
 
 There are two, which put the same bytes on the line: stream.py, a plain Unix socket, and dealer.py, a socket of ZeroMQ.
 """
@@ -16,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from storekeeper.address import Servers
+from storekeeper.holds import Held, retire, send_closes
 from storekeeper.stream import Stream
 
 VARIABLE = "STOREKEEPER_CARRIER"
@@ -23,6 +28,8 @@ UNIX, ZMQ = "unix", "zmq"
 _KINDS = (UNIX, ZMQ)
 _IDLE_MAX = 16
 """Idle carriers that a client keeps; those of a burst of threads are closed again."""
+_LIVING_MAX = 8
+"""Views of one carrier; at this it rests aside. A daemon allows 16 handles a connection, and a call needs some."""
 
 
 class Carrier(Protocol):
@@ -31,16 +38,19 @@ class Carrier(Protocol):
     Attributes:
         pid: of the process that made it.
         passes_descriptors: whether an answer may bring a descriptor.
+        held: what the daemon holds for it while no call has it.
     """
 
     pid: int
     passes_descriptors: bool
+    held: Held
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         """Queues a message to the daemon; never blocks.
 
         Args:
             frames: bytes-like objects, which stay as they are until the daemon has answered.
+            later: whether it may wait for the next message, to go out with it.
         """
 
     def receive(self, deadline: float, *, copy: bool = True) -> list[Any]:
@@ -96,7 +106,7 @@ def _maker(kind: str) -> Callable[[str, Servers], Carrier]:
 
 
 class Carriers:
-    """The idle carriers of one client, ready to be taken by its next calls. Thread-safe, fork-safe and re-entrant.
+    """The carriers at rest of one client, ready to be taken by its next calls. Thread-safe, fork-safe and re-entrant.
 
     Args:
         address: where the daemon is.
@@ -108,11 +118,17 @@ class Carriers:
         self._address = address
         self._servers = servers
         self._make = _maker(kind_of(carrier, address))
-        # deque.pop and append are atomic and take no lock, so they are safe in a __del__ that interrupts them.
+        # deque.pop, append and remove are atomic and take no lock, so they are safe in a __del__ that interrupts them.
         self._idle: deque[Carrier] = deque()
+        self._aside: deque[Carrier] = deque()  # not to be taken: they have many views, or are kept for views alone
+        self._closed = False
 
-    def take(self) -> Carrier:
-        """Returns a carrier for one call: an idle one of this process, else a new one."""
+    def take(self, *, alone: bool = False) -> Carrier:
+        """Returns a carrier for one call: an idle one of this process, else a new one.
+
+        Args:
+            alone: one that no view lives by: who takes it may close it.
+        """
         pid = os.getpid()
         while True:
             try:
@@ -121,21 +137,57 @@ class Carriers:
                 return self._make(self._address, self._servers)
             if carrier.pid != pid:
                 continue
-            if carrier.is_whole():
+            if not carrier.is_whole():
+                carrier.close()
+            elif alone and carrier.held.living:
+                self.set_aside(carrier)
+            else:
                 return carrier
-            carrier.close()
 
     def give_back(self, carrier: Carrier) -> None:
-        """Takes back a carrier that has no answer outstanding."""
-        if len(self._idle) < _IDLE_MAX:
-            self._idle.append(carrier)
+        """Takes back a carrier that has no answer outstanding but to closes, and sends those that are due."""
+        if len(carrier.held.living) < _LIVING_MAX and not self._closed and len(self._idle) < _IDLE_MAX:
+            self._rest(carrier, self._idle)
+        else:
+            self.set_aside(carrier)
+
+    def set_aside(self, carrier: Carrier) -> None:
+        """Takes back a carrier that may be taken again when one of its views has ended; closes it if none lives."""
+        if carrier.held.living:
+            self._rest(carrier, self._aside)
         else:
             carrier.close()
 
+    def discard(self, carrier: Carrier) -> None:
+        """Takes back a carrier that failed: it is not used again."""
+        retire(carrier)
+
+    def settle(self, carrier: Carrier) -> None:
+        """Sends the closes that are due of a carrier at rest; if a call has it, that call's end does. Never waits."""
+        for place in (self._idle, self._aside):
+            try:
+                place.remove(carrier)
+            except ValueError:
+                continue
+            self.give_back(carrier)
+            return
+
     def close(self) -> None:
-        """Closes the idle carriers."""
+        """Closes the idle carriers, but for those by which views live: these are closed with the last of them."""
+        self._closed = True
+        pid = os.getpid()
         while True:
             try:
-                self._idle.pop().close()
+                carrier = self._idle.pop()
             except IndexError:
                 return
+            if carrier.pid == pid:
+                self.give_back(carrier)
+
+    def _rest(self, carrier: Carrier, place: deque[Carrier]) -> None:
+        send_closes(carrier)
+        place.append(carrier)
+        # Whoever let go of a view, or closed the client, before this line found the carrier nowhere and left it to us;
+        # whoever does so after it finds it there.
+        if carrier.held.over or (self._closed and place is self._idle):
+            self.settle(carrier)

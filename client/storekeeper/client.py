@@ -138,7 +138,7 @@ class Client:
         """Returns an object's bytes, read-only and without a copy: the file itself, mapped. None if there is none.
 
         They stay as they are, whatever becomes of the key. Release the view when you are done (`with store.view(key)
-        as view:`, or let it go): until then it takes a connection, and space that counts as used though the object is
+        as view:`, or let it go): until then it takes a handle, and space that counts as used though the object is
         removed. Where nothing can be mapped - over ZeroMQ, or an object that others can write to - it is a copy.
         """
         return self._traffic.view(key)

@@ -23,6 +23,7 @@ import zmq
 
 from storekeeper.address import Servers, check_server, check_socket
 from storekeeper.errors import BadRequest, DaemonUnreachable
+from storekeeper.holds import Held
 from storekeeper.lines import dropped, exhausted, late, somebody_listens, unreachable
 
 _PATIENCE_MS = 50
@@ -82,6 +83,7 @@ class Dealer:
 
     def __init__(self, address: str, servers: Servers = frozenset()) -> None:
         check_socket(address, servers)
+        self.held = Held()
         self._servers = servers
         self._guarded = bool(servers) and address.startswith("ipc://")
         self._held: list[list[bytes]] = []
@@ -117,11 +119,12 @@ class Dealer:
             raise BadRequest(f"{address!r} is no address: {error}; use ipc:///path") from None
         self._connected = False
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         """Queues a message to the daemon.
 
         Args:
             frames: bytes-like objects; they are copied, for a send may outlive the call that gave up on it.
+            later: makes no difference: ZeroMQ's thread sends what there is.
         """
         if self._guarded and not self._connected:  # nothing leaves before the kernel has said who listens
             self._held.append([bytes(frame) for frame in frames])

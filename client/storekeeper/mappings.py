@@ -6,6 +6,7 @@ cannot be cut short under its reader; where it gives none the caller goes on in 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
@@ -14,9 +15,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, BinaryIO, Final, Literal, TypeVar
 
-from storekeeper.carriers import Carrier
-from storekeeper.errors import DaemonUnreachable, TimedOut, from_wire
+from storekeeper.errors import from_wire
 from storekeeper.exchange import Exchange
+from storekeeper.holds import Hold
 from storekeeper.ranges import Download
 
 T = TypeVar("T")
@@ -34,27 +35,28 @@ _READ_BYTES = 1 << 30  # read(2) takes no more than 2 GiB at once
 
 
 class _Mapped(mmap.mmap):
-    """A mapping that ends its connection when it ends: the daemon then knows that nobody looks at the file any more."""
+    """A mapping that lets go of its handle when it ends: the daemon then knows that nobody looks at the file."""
 
-    carrier: Carrier | None = None
+    hold: Hold | None = None
 
     def __del__(self) -> None:
-        if self.carrier is not None:
-            self.carrier.close()
+        with contextlib.suppress(Exception):  # the interpreter is ending
+            if self.hold is not None:
+                self.hold.end()
 
 
 def view(exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> memoryview | Unless | None:
-    """Returns the bytes of an object, mapped; the exchange's carrier is kept for as long as they are."""
+    """Returns the bytes of an object, mapped; its handle is held for as long as they are."""
 
     def use(download: Download, size: int) -> memoryview | Unless:
         try:
             mapped = _Mapped(download.descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ)
         except (OSError, ValueError):  # mmap(2): ENOMEM; and Python duplicates the descriptor: EMFILE
             return NOT_MAPPED
-        mapped.carrier = exchange.keep()
+        mapped.hold = exchange.hold(download.handle)
         return memoryview(mapped)
 
-    return _use(exchange, key, options, use)
+    return _use(exchange, key, options, use, holds=True)
 
 
 def read(exchange: Exchange, key: bytes, options: Mapping[str, Any]) -> bytes | Unless | None:
@@ -127,15 +129,6 @@ def send_to(exchange: Exchange, key: bytes, options: Mapping[str, Any], file: Bi
     return _use(exchange, key, options, use)
 
 
-def _close(exchange: Exchange, download: Download) -> None:
-    """Ends a download of which all is there: if the daemon goes away now, the call is not made again for that."""
-    try:
-        download.begin_to_close()
-        exchange.drain()
-    except (DaemonUnreachable, TimedOut):
-        exchange.keep().close()
-
-
 def _is_file(descriptor: int, size: int) -> bool:
     """Whether a descriptor is what the daemon says: a read from anything else could wait for ever."""
     found = os.fstat(descriptor)
@@ -143,9 +136,18 @@ def _is_file(descriptor: int, size: int) -> bool:
 
 
 def _use(
-    exchange: Exchange, key: bytes, options: Mapping[str, Any], use: Callable[[Download, int], T | Unless]
+    exchange: Exchange,
+    key: bytes,
+    options: Mapping[str, Any],
+    use: Callable[[Download, int], T | Unless],
+    *,
+    holds: bool = False,
 ) -> T | Unless | None:
-    """Opens an object and does something with its descriptor, and with its size."""
+    """Opens an object and does something with its descriptor, and with its size.
+
+    Unless what is done holds the handle, it is closed then. Nobody waits for that: all is there, and if the daemon goes
+    away now, the call is not made again for it.
+    """
     if not exchange.passes_descriptors:
         return NOT_MAPPED
     download = Download(exchange, key, options, descriptor=True)
@@ -157,8 +159,8 @@ def _use(
         if download.descriptor >= 0 and size and _is_file(download.descriptor, size):
             exchange.allow(size)
             found = use(download, size)
-        if not exchange.kept:
-            _close(exchange, download)
+        if not holds or found is NOT_MAPPED:
+            exchange.close_later(download.handle)
         return found
     finally:
         exchange.drop_descriptors()

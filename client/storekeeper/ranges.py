@@ -139,6 +139,7 @@ class Download:
 
     Attributes:
         size: of the object in bytes; None if there is none.
+        handle: by which the daemon knows it, if there is one.
         descriptor: of the object's file, for reading; -1 if none came. Whoever asked for it closes it.
     """
 
@@ -152,7 +153,7 @@ class Download:
         self.size: int | None = None
         if opened.words != ["absent"]:
             self.size = int(opened.details["size"])
-            self._handle = opened.details["handle"].encode()
+            self.handle: bytes = opened.details["handle"].encode()
 
     def fetch(self, begin: Begin, progress: Progress = nothing) -> None:
         """Fetches all of it: `begin` is told the size and gives the sink that gets each part with its place."""
@@ -162,13 +163,9 @@ class Download:
         try:
             self._fetch_all(begin(size), progress)
         except StorekeeperError as error:
-            _give_up(exchange, error, b"close", self._handle)
+            _give_up(exchange, error, b"close", self.handle)
             raise
-        exchange.ask(b"close", [self._handle])
-
-    def begin_to_close(self) -> None:
-        """Asks for the end of it, and does not wait for the answer: `Exchange.drain` does."""
-        self._exchange.send(b"close", [self._handle])
+        exchange.ask(b"close", [self.handle])
 
     def _fetch_all(self, sink: Sink, progress: Progress) -> None:
         assert self.size is not None
@@ -178,7 +175,7 @@ class Download:
         while received < size:
             while asked < size and asked - received < WINDOW * wire.RANGE_BYTES:
                 length = min(wire.RANGE_BYTES, size - asked)
-                request_id = exchange.send(b"read", [self._handle, b"%d" % asked, b"%d" % length])
+                request_id = exchange.send(b"read", [self.handle, b"%d" % asked, b"%d" % length])
                 starts[request_id] = asked
                 asked += length
             reply = exchange.receive(copy=False)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from storekeeper.address import Servers
-from storekeeper.carriers import Carrier, Carriers
+from storekeeper.carriers import Carriers
 from storekeeper.errors import (
     Busy,
     ClientClosed,
@@ -24,6 +24,7 @@ from storekeeper.errors import (
     ProtocolError,
     StorekeeperError,
     TimedOut,
+    TooMany,
     WrongServer,
 )
 from storekeeper.exchange import Exchange
@@ -64,8 +65,12 @@ class Session:
         self._carrier = carrier
         self._take_carriers(address)
 
-    def call(self, talk: Callable[[Exchange], T]) -> T:
+    def call(self, talk: Callable[[Exchange], T], *, alone: bool = False) -> T:
         """Talks to the daemon, again from the start if it went away meanwhile, until the deadline.
+
+        Args:
+            talk: the conversation.
+            alone: whether it needs a carrier that nothing else is held by, to keep it.
 
         Raises:
             StorekeeperError: the daemon's refusal, or why there is no answer.
@@ -80,12 +85,15 @@ class Session:
             if self._closed:
                 raise ClientClosed("this client was closed; make a new one")
             carriers = self._carriers
-            carrier = carriers.take()
-            exchange = Exchange(carrier, deadline, ranged=ranged, before_ns=before_ns)
+            carrier = carriers.take(alone=alone)
+            exchange = Exchange(carrier, deadline, ranged=ranged, before_ns=before_ns, settle=carriers.settle)
             try:
                 result = talk(exchange)
             except (DaemonUnreachable, DaemonStopping, Busy) as error:
-                carrier.close()
+                if isinstance(error, Busy):
+                    carriers.set_aside(carrier)
+                else:
+                    carriers.discard(carrier)
                 if self.address.startswith("ipc://"):  # elsewhere there is another clock
                     before_ns = began_ns
                 deadline, ranged = exchange.deadline, exchange.ranged
@@ -93,18 +101,21 @@ class Session:
                     self.grace_s = math.inf
                 self.await_daemon(error, started, deadline)
             except (TimedOut, ProtocolError, WrongServer):
-                carrier.close()
+                carriers.discard(carrier)
                 raise
-            except StorekeeperError:
-                self._keep(carriers, carrier)  # a refusal is an answer: nothing is outstanding
+            except StorekeeperError as error:  # a refusal is an answer: nothing is outstanding
+                if isinstance(error, TooMany) and carrier.held.living:
+                    carriers.set_aside(carrier)  # the views that it holds may be what there is too many of
+                    continue
+                carriers.give_back(carrier)
                 raise
             except BaseException:
-                carrier.close()
+                carriers.discard(carrier)
                 raise
             else:
                 self.grace_s = math.inf
                 if not exchange.kept:
-                    self._keep(carriers, carrier)
+                    carriers.give_back(carrier)
                 return result
 
     def close(self) -> None:
@@ -135,8 +146,3 @@ class Session:
         self._carriers = Carriers(address, self._servers, self._carrier)
         # Also when nobody closes the client: at its collection, or when the interpreter ends.
         self._finalizer: weakref.finalize[Any, Any] = weakref.finalize(self, self._carriers.close)
-
-    def _keep(self, carriers: Carriers, carrier: Carrier) -> None:
-        carriers.give_back(carrier)
-        if self._closed or carriers is not self._carriers:
-            carriers.close()

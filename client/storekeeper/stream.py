@@ -32,6 +32,7 @@ from typing import Any
 from storekeeper import framing, wire, zmtp
 from storekeeper.address import Servers, check_server, check_socket
 from storekeeper.errors import BadRequest, ProtocolError
+from storekeeper.holds import Held
 from storekeeper.lines import dropped, exhausted, late, somebody_listens, unreachable
 from storekeeper.spin import Spin
 
@@ -114,6 +115,7 @@ class Stream:
     def __init__(self, address: str, servers: Servers) -> None:
         check_socket(address, servers)
         self.pid = os.getpid()
+        self.held = Held()
         self._address = address
         self._path = address.removeprefix("ipc://")
         self._servers = servers
@@ -138,8 +140,12 @@ class Stream:
         self._look = partial(poll.poll, 0)
         self._spin = Spin(_SPIN_S)
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any], *, later: bool = False) -> None:
         """Queues a message; raises as `receive` if nobody is there.
+
+        Args:
+            frames: as carriers.py has them.
+            later: whether it waits for the next one: both are one call of the kernel then.
 
         Raises:
             BadRequest: the address is none.
@@ -150,6 +156,8 @@ class Stream:
             self._out += buffers
             if not self._connected:
                 self._connect()
+        elif later:
+            self._out += buffers
         elif self._out or len(buffers) > 1:
             self._out += buffers
             self._flush()
@@ -203,12 +211,12 @@ class Stream:
     def is_whole(self) -> bool:
         """Returns whether an idle connection has not broken since it was made."""
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            there = self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        return False  # it is at its end, or has an answer to nothing
+        return bool(there and self.held.closing)  # else it is at its end, or has an answer to nothing
 
     # -- parts
 

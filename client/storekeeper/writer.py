@@ -52,7 +52,7 @@ class Writer(io.RawIOBase):
             self._carrier = exchange.keep()
             return str(begun.details["handle"]).encode()
 
-        self._handle = session.call(begin)
+        self._handle = session.call(begin, alone=True)
         assert self._carrier is not None
         self._exchange: Exchange = Exchange(self._carrier, 0.0)
 
