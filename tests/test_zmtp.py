@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import random
 
 import pytest
@@ -18,8 +20,16 @@ GREETING = bytes.fromhex(
 READY_DEALER = bytes.fromhex("041c" "055245414459" "0b536f636b65742d54797065" "00000006" "4445414c4552")  # fmt: skip
 
 
-def engine(socket_type: bytes = b"ROUTER", bytes_max: int = 100_000, frames_max: int = 64) -> zmtp.Engine:
-    return zmtp.Engine(socket_type=socket_type, as_server=True, message_bytes_max=bytes_max, frames_max=frames_max)
+def engine(
+    socket_type: bytes = b"ROUTER", bytes_max: int = 100_000, frames_max: int = 64, *, trusting: bool = False
+) -> zmtp.Engine:
+    return zmtp.Engine(
+        socket_type=socket_type,
+        as_server=True,
+        message_bytes_max=bytes_max,
+        frames_max=frames_max,
+        memory=(lambda size: io.BytesIO(bytes(size))) if trusting else None,
+    )
 
 
 def greeted(**bounds: int) -> zmtp.Engine:
@@ -126,6 +136,29 @@ def test_a_long_frame_is_handed_out_as_it_was_received() -> None:
     assert type(message[1]) is bytearray
 
 
+@pytest.mark.parametrize("size", [8193, 100_000, (64 << 20) + 1])
+def test_whoever_is_trusted_has_room_for_all_he_announces(size: int) -> None:
+    made = greeted(bytes_max=1 << 40, trusting=True)
+    head = encoded([b"x" * 9000])[:1] + size.to_bytes(8, "big")
+    made.receive(head)
+    assert made.next_message() is None
+    data = os.urandom(1000) * (size // 1000 + 1)
+    place, steps = 0, 0
+    while place < size:
+        room = made.room()
+        assert room is not None
+        room[:] = data[place : place + len(room)]
+        place += len(room)
+        made.filled(len(room))
+        del room
+        message = made.next_message()
+        steps += 1
+    assert steps == (1 if size <= 64 << 20 else 2)
+    assert message == [data[:size]]
+    assert message is not None
+    assert type(message[0]) is bytes
+
+
 def test_room_is_only_there_while_a_long_frame_arrives() -> None:
     made = greeted()
     assert made.room() is None
@@ -133,9 +166,14 @@ def test_room_is_only_there_while_a_long_frame_arrives() -> None:
     assert made.next_message() is None
     room = made.room()
     assert room is not None
-    assert len(room) == 10_000 + 9 - 100
-    room[:] = b"x" * len(room)
-    made.filled(len(room))
+    assert len(room) == 8192 + 9 - 100  # the rest of it when so much has come
+    for left in (8192 + 9 - 100, 10_000 - 8192):
+        assert made.next_message() is None
+        room = made.room()
+        assert room is not None
+        assert len(room) == left
+        room[:] = b"x" * len(room)
+        made.filled(len(room))
     assert made.next_message() == [b"x" * 10_000]
     assert made.room() is None
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import select
 import socket
@@ -44,7 +45,8 @@ _CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
 """Room for one descriptor; the kernel closes what there is no room for."""
 _SPIN_S = 100e-6
 """How long an answer is looked for before it is waited for (spin.py)."""
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+"""Received at once of what is no long frame. malloc(3) has so much at hand; for more it asks the kernel every time."""
 _FORKS_MAX = 10_000
 _MESSAGE_BYTES_MAX = 1 << 40
 _FRAMES_MAX = 1 << 20
@@ -129,6 +131,7 @@ class Stream:
             message_bytes_max=_MESSAGE_BYTES_MAX,
             frames_max=_FRAMES_MAX,
             properties=[wire.DESCRIPTORS],
+            memory=lambda size: io.BytesIO(bytes(size)),
         )
         try:
             self._socket = _new_socket()
@@ -176,8 +179,6 @@ class Stream:
             self._fill(deadline)
         if isinstance(message, zmtp.Overlong):
             raise ProtocolError("an answer that is longer than any may be")
-        if copy:
-            return [bytes(frame) if type(frame) is bytearray else frame for frame in message]
         return message
 
     def descriptor(self) -> int:
@@ -300,7 +301,7 @@ class Stream:
         room = engine.room()
         try:
             if room is not None:
-                size = self._socket.recv_into(room, 0, flags)
+                size = self._socket.recv_into(room, 0, flags or socket.MSG_WAITALL)
                 engine.filled(size)
             else:
                 data = self._receive_some(flags)

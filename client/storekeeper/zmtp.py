@@ -3,15 +3,16 @@
 Owns the handshake, the parsing of frames, and the answers that the protocol itself demands (READY, PONG, ERROR).
 Knows nothing of sockets, nor of what the messages say. Whatever comes in is either parsed or raises `ProtocolError`,
 and nothing else. Memory is bounded: a message may not exceed `message_bytes_max` nor have more than `frames_max`
-frames, and a long frame's buffer grows as its bytes arrive: what a peer only announces costs 64 KiB.
+frames, and a long frame has its memory when its first 8 KiB are there: what a peer only announces costs no more. One
+that is trusted is believed at once.
 
 Section names in comments are those of ZMTP 3.1 (rfc.zeromq.org/spec/37).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from storekeeper import framing
 from storekeeper.errors import ProtocolError
@@ -22,8 +23,9 @@ COMMAND_BYTES_MAX = 4096
 
 _PASSED_OVER = b"-"
 """Stands in an Overlong for a frame that was passed over; not empty, for an empty first frame has a meaning."""
-_FIRST_ROOM_BYTES = 64 * 1024
-_GROWTH = 4
+_FIRST_ROOM_BYTES = LONG_FRAME_BYTES
+_AT_ONCE_BYTES_MAX = 64 * 1024 * 1024
+"""Announced bytes that a trusted peer is believed; more than any daemon sends by default."""
 _FRAME_BYTES = 64
 """What a frame costs beside its bytes."""
 
@@ -50,6 +52,16 @@ class Overlong(list[bytes | bytearray]):
     """What is left of a message that was over the bound: its first short frames. The connection goes on after it."""
 
 
+class Memory(Protocol):
+    """What a long frame is received into, and becomes bytes without a copy: an io.BytesIO."""
+
+    def getbuffer(self) -> memoryview:
+        """Returns all of it."""
+
+    def getvalue(self) -> bytes:
+        """Returns what it is now; nothing may look into it any more."""
+
+
 class Engine:
     """One end of a ZMTP connection.
 
@@ -62,8 +74,9 @@ class Engine:
         message_bytes_max: the sum of all frames of a message that have more than 255 bytes; a message that has more
             is passed over as it arrives, never held, and handed out as `Overlong`.
         frames_max: frames in a message; more are a breach of protocol.
-
         properties: what else it says of itself in the handshake.
+        memory: if the peer is trusted, what makes the memory of a long frame, as soon as that is announced; all frames
+            are bytes then.
 
     Attributes:
         outgoing: buffers the protocol itself has to send; the caller empties it.
@@ -79,6 +92,7 @@ class Engine:
         message_bytes_max: int,
         frames_max: int,
         properties: Sequence[tuple[bytes, bytes]] = (),
+        memory: Callable[[int], Memory] | None = None,
     ) -> None:
         self.peer_properties: dict[bytes, bytes] = {}
         self._properties = properties
@@ -93,7 +107,9 @@ class Engine:
         self._frames: list[bytes | bytearray] = []
         self._message_bytes = 0
         # A long frame that is arriving: its buffer, how much of it is there, and whether more frames follow.
-        self._long: bytearray | None = None
+        self._long: bytearray | memoryview | None = None
+        self._whole: Memory | None = None
+        self._memory = memory
         self._long_bytes = 0
         self._long_filled = 0
         self._long_more = False
@@ -281,8 +297,11 @@ class Engine:
             self._position = body
             return self._skip()
         if size > LONG_FRAME_BYTES:
-            # The buffer grows as bytes arrive: announcing bytes without sending them costs no memory.
-            self._long = bytearray(min(size, _FIRST_ROOM_BYTES))
+            if self._memory is not None and size <= _AT_ONCE_BYTES_MAX:
+                self._whole = self._memory(size)
+                self._long = self._whole.getbuffer()
+            else:  # announcing bytes without sending them costs no memory
+                self._long = bytearray(min(size, _FIRST_ROOM_BYTES))
             self._long_bytes = size
             self._long_filled = 0
             self._long_more = more
@@ -309,14 +328,25 @@ class Engine:
             self._long_filled += available
         if self._long_filled < len(frame):
             return False
+        if self._whole is not None:
+            self._long = frame = None  # while anything looks into it, what it hands out would be a copy
+            self._take_long(self._whole.getvalue())
+            self._whole = None
+            return True
+        assert isinstance(frame, bytearray)
         if len(frame) < self._long_bytes:
-            frame += bytes(min(len(frame) * (_GROWTH - 1), self._long_bytes - len(frame)))
+            # Growing with what arrives would cost as much again as receiving: each step is memory that is new.
+            self._long = bytearray(self._long_bytes)
+            self._long[: len(frame)] = frame
             return self._fill_long()
         self._long = None
+        self._take_long(frame if self._memory is None else bytes(frame))
+        return True
+
+    def _take_long(self, frame: bytes | bytearray) -> None:
         self._frames.append(frame)
         self._message_bytes += len(frame)
         self._message_complete = not self._long_more
-        return True
 
     def _skip(self) -> bool:
         """Passes over what is there of a frame of an overlong message; True if that was all of it."""
