@@ -80,3 +80,18 @@ def test_what_lies_beyond_the_end_does_not_count(descriptor: int) -> None:
     write(running, descriptor, 0, b"0123456789")
     assert running.finish(descriptor, 4) == checksums.of(b"0123")
     assert checksums.of_file(descriptor, 10) == checksums.of(b"0123456789")
+
+
+@pytest.mark.parametrize("size", [0, 1, 128 * 1024, 128 * 1024 + 1, 300_000])
+def test_a_short_file_is_read_in_parts(descriptor: int, size: int) -> None:
+    data = os.urandom(size)
+    os.pwrite(descriptor, data, 0)
+    assert checksums.of_short_file(descriptor, size) == checksums.of(data)
+    assert checksums.of_short_file(descriptor, size + 10) == checksums.of(data)  # it became shorter
+
+
+def test_a_short_file_that_cannot_be_read_at_once_is_told(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.pwrite(descriptor, bytes(1000), 0)
+    monkeypatch.setattr(os, "preadv", lambda *_: 999)
+    with pytest.raises(BlockingIOError):
+        checksums.of_short_file(descriptor, 1000, os.RWF_NOWAIT)

@@ -20,7 +20,7 @@ import pytest
 
 from conftest import by_hand, held, size_of_new
 from storekeeper import wire
-from storekeeper.errors import BadKey, BadRequest, Denied
+from storekeeper.errors import BadKey, BadRequest, CorruptObject, Denied
 from storekeeperd import checksums, entries, moments, sight
 from storekeeperd import disk as disk_module
 from storekeeperd import publisher as publisher_module
@@ -343,6 +343,40 @@ def test_a_long_read_is_not_for_the_loop(ground: Ground) -> None:
         assert do(disk, Get(b"k", budget), wait=True).payload == b"x" * 11
     finally:
         disk.close()
+
+
+def test_what_is_opened_is_proven_on_the_loop_up_to_a_mib(disk: Disk) -> None:
+    for size, quick in ((0, True), (1 << 20, True), ((1 << 20) + 1, False)):
+        put(disk, b"k", bytes(size), replace=True)
+        if quick:
+            do(disk, Close(do(disk, Open(b"k"), wait=False).number))
+        else:
+            with pytest.raises(WouldWait):
+                do(disk, Open(b"k"), wait=False)
+            do(disk, Close(do(disk, Open(b"k")).number))
+
+
+@pytest.mark.parametrize("place", [0, 200_000, (1 << 20) - 1])
+def test_a_wrong_byte_anywhere_is_found_when_it_is_opened(disk: Disk, store: Path, place: int) -> None:
+    put(disk, b"k", os.urandom(1 << 20))
+    (store / "k").chmod(0o600)
+    with open(store / "k", "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
+    for wait in (False, True):
+        assert isinstance(do(disk, Open(b"k"), wait=wait).error, CorruptObject)
+
+
+def test_a_long_object_that_has_its_name_is_closed_at_once(disk: Disk) -> None:
+    put(disk, b"k", bytes(1 << 20))
+    first, second = do(disk, Open(b"k")).number, do(disk, Open(b"k")).number
+    do(disk, Close(first), wait=False)
+    do(disk, Evict(b"k", True, US))
+    with pytest.raises(WouldWait):  # its bytes are freed now
+        do(disk, Close(second), wait=False)
+    do(disk, Close(second))
 
 
 def test_a_write_in_parts_goes_on(disk: Disk, break_os: Callable[..., None]) -> None:

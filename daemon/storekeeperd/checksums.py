@@ -13,10 +13,47 @@ from typing import Any
 import xxhash
 
 _PART_BYTES = 1024 * 1024
+_SCRATCH_BYTES = 128 * 1024
+"""Read at once to be looked at only: it stays in the processor's cache until it is."""
 _AHEAD_MAX = 64
 
 of = xxhash.xxh3_64_intdigest
 """Returns the checksum of a buffer."""
+
+
+class Scratch(threading.local):
+    """What a thread reads files into that it only looks at."""
+
+    def __init__(self) -> None:
+        self.part = memoryview(bytearray(_SCRATCH_BYTES))
+
+
+_scratch = Scratch()
+
+
+def of_short_file(descriptor: int, size: int, flags: int = 0) -> int:
+    """Returns the checksum of the first `size` bytes of a file, a part at a time: 60 µs for a MiB in the page cache.
+
+    Args:
+        descriptor: of the file.
+        size: how many bytes; fewer are there if the file became shorter, and the checksum is that of those.
+        flags: of preadv2(2).
+
+    Raises:
+        BlockingIOError: with RWF_NOWAIT, not all of them are in the page cache.
+    """
+    part, hasher = _scratch.part, xxhash.xxh3_64()
+    place = 0
+    while place < size:
+        wanted = min(size - place, len(part))
+        count = os.preadv(descriptor, [part[:wanted]], place, flags)
+        if not count:
+            break
+        if count < wanted and flags & os.RWF_NOWAIT:
+            raise BlockingIOError
+        hasher.update(part[:count])
+        place += count
+    return hasher.intdigest()
 
 
 def of_file(descriptor: int, size: int) -> int:

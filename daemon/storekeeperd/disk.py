@@ -78,7 +78,7 @@ class Disk:
         unnamed_files: bool = True,
         attributes: bool = True,
         read_nowait: bool = True,
-        inline_bytes_max: int = 64 * 1024,
+        inline_bytes_max: int = 256 * 1024,
         ready_markers: bool = False,
         flush: bool = False,
         commit_group_max: int = 32,
@@ -290,6 +290,7 @@ class Disk:
 
     def _close(self, operation: Close, stay: Stay, wait: bool) -> Outcome:
         # It may be the last one of a file that has no name any more, or never had one: then its bytes are freed now.
+        # An object that has its name frees nothing, unless it is just losing it.
         if not wait and self._may_be_long(operation.descriptor):
             raise WouldWait
         self._forget(operation.descriptor, stay)
@@ -303,9 +304,10 @@ class Disk:
 
     def _may_be_long(self, descriptor: int) -> bool:
         try:
-            return os.fstat(descriptor).st_size > self._inline_bytes_max
+            found = os.fstat(descriptor)
         except OSError:
             return True
+        return found.st_size > self._inline_bytes_max and (not found.st_nlink or descriptor in self._checksums)
 
     def _forget(self, descriptor: int, stay: Stay) -> None:
         """Closes an upload or a download. Its number may be another's a moment later: nothing of it may stay."""

@@ -50,6 +50,19 @@ class Proofs:
         Returns:
             False if the object has ended by now.
         """
+        return self._prove(descriptor, checksums.of, payload)
+
+    def prove_short_file(self, descriptor: int, size: int, flags: int) -> bool:
+        """Reads an object and holds it against what is kept with it, as `prove_payload`.
+
+        Args:
+            descriptor: of the object.
+            size: its length.
+            flags: of preadv2(2); BlockingIOError is raised if with RWF_NOWAIT it cannot be read at once.
+        """
+        return self._prove(descriptor, checksums.of_short_file, descriptor, size, flags)
+
+    def _prove(self, descriptor: int, checksum: Callable[..., int], *arguments: Any) -> bool:
         if not self._attributes:
             return True
         try:
@@ -57,18 +70,22 @@ class Proofs:
         except OSError:  # ENODATA: nothing is kept with it
             return True
         kept = Metadata.checksum_in(raw)
-        if kept is not None and checksums.of(payload) != kept:
+        if kept is not None and checksum(*arguments) != kept:
             raise corrupt()
         if not Metadata.may_end(raw) or Metadata.ends_after(raw, self._boot, moments.now_ms()):
             return True
         return not self._is_over(Metadata.unpack(raw))
 
-    def needs_reading(self, descriptor: int) -> bool:
-        """Returns whether `prove_file` should be called before ranges of the object are served."""
-        kept = self.kept(descriptor)
+    def needs_reading(self, kept: Metadata | None, found: os.stat_result) -> bool:
+        """Returns whether `prove_file` should be called before ranges of an object are served.
+
+        Args:
+            kept: what is kept with it.
+            found: what fstat(2) says of it.
+        """
         if kept is None or not kept.proved or kept.synced or kept.boot == self._boot:
             return False
-        return _identity(os.fstat(descriptor)) not in self._proved
+        return _identity(found) not in self._proved
 
     def prove_file(self, descriptor: int) -> bool:
         """Reads an object and holds it against what is kept with it; raises `CorruptObject`.

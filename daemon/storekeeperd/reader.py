@@ -25,6 +25,8 @@ READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 _PROVEN_BYTES = 4 * 1024 * 1024
 """Objects up to this are proven whenever they are opened, as they are when they are fetched in a message."""
+_PROVEN_INLINE_BYTES = 1024 * 1024
+"""And up to this without waiting: that takes no longer than to hand it to a thread and back."""
 _NOT_REGULAR = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
@@ -99,10 +101,10 @@ class Reader:
                 return Outcome(b"absent", size)
             seen = self._sights.of(kept, found)
             if found.st_size <= _PROVEN_BYTES:
-                over = not self._proofs.prove_payload(descriptor, self._range(descriptor, 0, found.st_size, wait))
+                over = not self._prove_short(descriptor, found.st_size, wait)
                 if over:
                     return Outcome(b"absent", size)
-            elif self._proofs.needs_reading(descriptor):
+            elif self._proofs.needs_reading(kept, found):
                 if not wait:
                     raise WouldWait
                 self._proofs.prove_file(descriptor)
@@ -143,6 +145,22 @@ class Reader:
             return descriptor, found
         os.close(descriptor)
         return -1, None
+
+    def _prove_short(self, descriptor: int, size: int, wait: bool) -> bool:
+        if wait:
+            return self._proofs.prove_short_file(descriptor, size, 0)
+        if size > _PROVEN_INLINE_BYTES:
+            raise WouldWait
+        if self._read_nowait:
+            try:
+                return self._proofs.prove_short_file(descriptor, size, os.RWF_NOWAIT)
+            except BlockingIOError:
+                raise WouldWait from None
+            except OSError as error:  # the store came back on another file system
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._read_nowait = False
+        return self._proofs.prove_short_file(descriptor, size, 0)
 
     def _range(self, descriptor: int, offset: int, length: int, wait: bool) -> Any:
         if wait:
