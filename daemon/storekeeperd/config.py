@@ -77,7 +77,7 @@ class Limits:
     handles_max: int = 4096
     handle_idle_s: float = 600.0
     list_names: int = 10_000
-    inline_bytes_max: int = 64 * 1024
+    inline_bytes_max: int = 256 * 1024
     inline_slice_ms: float = 2.0
     slow_disk_ms: float = 5.0
     descriptor_bytes_min: int = 1024 * 1024
