@@ -83,6 +83,27 @@ def test_a_namespace_that_is_no_more_bounds_nothing() -> None:
     assert not ledger.bounds_anything
 
 
+def test_room_for_many_is_reserved_at_once_or_not_at_all() -> None:
+    index, ledger = make(Bounds(quota=Quota(4 * BLOCK, 4), object_bytes_max=2 * BLOCK))
+    index.assign(b"k", sight.of(BLOCK, 1, 0))
+    for sizes in ([BLOCK] * 4, [0] * 4, [2 * BLOCK + 1], [BLOCK, 2 * BLOCK + 1]):
+        assert ledger.reserve_all(b"", 1, sizes) == []
+        assert reserved(ledger) == (0, 0)
+    charges = ledger.reserve_all(b"", 1, [1, BLOCK, 0])
+    assert [charge.bytes for charge in charges] == [BLOCK, BLOCK, 0]
+    assert reserved(ledger) == (3, 2 * BLOCK)
+    for charge in charges:
+        ledger.release(charge)
+    assert reserved(ledger) == (0, 0)
+
+
+def test_nothing_is_reserved_for_many_while_it_is_not_known_what_there_is() -> None:
+    index, ledger = make(Bounds(quota=Quota(4 * BLOCK, 4)))
+    index.confirm([b"found"])
+    assert ledger.reserve_all(b"", 1, [0, 0]) == []
+    assert reserved(ledger) == (0, 0)
+
+
 # -- what is refused
 
 

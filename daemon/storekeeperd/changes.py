@@ -159,8 +159,13 @@ class Changes:
         evictions, ledger, uid = self._service.evictions, self._service.ledger, peer.uid
         if not ledger.bounds_anything:
             return [None] * len(payloads)
-        reserve = ledger.reserve
         charges: list[Charge | StorekeeperError | None] = []
+        if len(payloads) > 1:
+            charges += ledger.reserve_all(prefix, uid, list(map(len, payloads)))
+            if charges:
+                evictions.heed(prefix, uid)
+                return charges
+        reserve = ledger.reserve
         full: SpaceFull | None = None
         for payload in payloads:
             try:

@@ -7,10 +7,10 @@ is reserved never exceed a bound together. An object is charged for whole blocks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from storekeeper.errors import Busy, QuotaExceeded
+from storekeeper.errors import Busy, QuotaExceeded, StorekeeperError
 from storekeeperd.index import NOBODY, Index, Totals, charge_of
 from storekeeperd.namespaces import UNBOUNDED, Namespace, Quota
 from storekeeperd.sight import size_of
@@ -182,6 +182,26 @@ class Ledger:
         charge = charge_of(size)
         self._check(account, size, charge, 1)
         return self._enter(account, charge)
+
+    def reserve_all(self, prefix: bytes, uid: int, sizes: Sequence[int]) -> list[Charge]:
+        """Reserves room for many objects at once, where anything is bounded; returns none if not all of them fit.
+
+        Then nothing is reserved, and `reserve` tells what is in the way of each. Those of one size share a charge: it
+        is given back as often, and cannot `grow`.
+        """
+        account = self._accounts.get((prefix, uid)) or self._account(prefix, uid)
+        bytes_of = {size: charge_of(size) for size in set(sizes)}
+        each = list(map(bytes_of.__getitem__, sizes))
+        charge, objects = sum(each), len(each)
+        try:
+            self._check(account, max(sizes), charge, objects)
+        except StorekeeperError:
+            return []
+        for totals in account.sums:
+            totals.charged_bytes += charge
+            totals.objects += objects
+        charges = {size: Charge(account, given) for size, given in bytes_of.items()}
+        return list(map(charges.__getitem__, sizes))
 
     def hold(self, prefix: bytes, uid: int, size: int) -> Charge:
         """Counts an object as there that is removed, but still being read. Never refused: it was there."""
