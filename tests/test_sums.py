@@ -29,16 +29,15 @@ def test_what_lives_on_simply_is_told_to_nobody() -> None:
 
 def test_who_follows_a_namespace_is_told_of_what_is_new_there() -> None:
     index = Index()
-    told: list[tuple[bytes, bytes]] = []
-    index.on_come = lambda prefix, name, _: told.append((prefix, name))
+    told: list[tuple[bytes, int]] = []
     index.assign(b"a/early", 1)
-    index.followed = frozenset({b"a/"})
+    index.followed = {b"a/": told}
     index.confirm([b"a/scanned"])
     for name in (b"k", b"b/k", b"a/early", b"a/k", b"a/k", b"a/scanned"):
         index.assign(name, 2)
     index.assign(b"a/k", ABSENT)
     index.assign(b"a/k", 3)
-    assert told == [(b"a/", b"a/k"), (b"a/", b"a/scanned"), (b"a/", b"a/k")]
+    assert told == [(b"a/k", 2), (b"a/scanned", 2), (b"a/k", 3)]
 
 
 def test_the_sums_of_every_owner_and_namespace_stay_true_whatever_happens(seed: int) -> None:

@@ -6,9 +6,14 @@ import random
 
 import pytest
 
+from storekeeperd import sight
 from storekeeperd.uses import Uses
 
 LEASE = 100
+
+
+def come(uses: Uses, name: bytes, created_s: int) -> None:
+    uses.news.append((name, sight.of(1, 0, created_s)))
 
 
 def drain(uses: Uses, now_ms: int) -> list[bytes]:
@@ -36,16 +41,16 @@ def test_the_least_recently_used_goes_first() -> None:
 def test_what_was_never_used_goes_before_that_oldest_first() -> None:
     uses = Uses()
     uses.use(b"used", 0)
-    uses.come(b"young", 20)
-    uses.come(b"old", 10)
-    uses.come(b"used", 1)
+    come(uses, b"young", 20)
+    come(uses, b"old", 10)
+    come(uses, b"used", 1)
     assert drain(uses, 1000) == [b"old", b"young", b"used"]
 
 
 def test_what_was_found_and_is_used_is_used() -> None:
     uses = Uses()
-    uses.come(b"a", 1)
-    uses.come(b"b", 2)
+    come(uses, b"a", 1)
+    come(uses, b"b", 2)
     uses.use(b"a", 0)
     assert drain(uses, 1000) == [b"b", b"a"]
 
@@ -88,7 +93,7 @@ def test_what_is_replaced_stays_leased_to_who_was_told_that_it_is_there() -> Non
 
 def test_a_name_is_taken_once() -> None:
     uses = Uses()
-    uses.come(b"k", 1)
+    come(uses, b"k", 1)
     uses.use(b"k", 1)
     uses.use(b"k", 2, lease=False)
     assert drain(uses, 1000) == [b"k"]
@@ -99,7 +104,7 @@ def test_names_that_went_are_forgotten_when_there_are_too_many() -> None:
     for number in range(10):
         uses.use(b"read-%d" % number, number)
         uses.use(b"put-%d" % number, number, lease=False)
-        uses.come(b"found-%d" % number, number)
+        come(uses, b"found-%d" % number, number)
     uses.prune(lambda name: name.endswith(b"7"), 30)
     assert len(uses) == 30
     uses.prune(lambda name: name.endswith(b"7"), 29)
@@ -125,7 +130,7 @@ def test_the_same_order_as_in_a_naive_list_whatever_happens(seed: int, round_: i
             model[name] = 1, now, name in model and model[name][2]
         elif what < 0.7:
             if name not in model:
-                uses.come(name, now)
+                come(uses, name, now)
                 model[name] = 0, now, False
         else:
             free = [(*told[:2], other) for other, told in model.items() if not told[2] or now - told[1] >= LEASE]

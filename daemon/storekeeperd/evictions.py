@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,6 @@ class Evictions:
         self._lines = 0
         self._untold = 0
         self.counts: Counter[str] = Counter()
-        index.on_come = self._come
 
     # -- namespaces and uses
 
@@ -125,10 +124,10 @@ class Evictions:
                 self._refuse(space, lambda full: full)
         else:
             self._spaces.setdefault(prefix, _Space(rules)).rules = rules
-        self._index.followed = frozenset(self._spaces)
+        self._index.followed = {name: space.uses.news for name, space in self._spaces.items()}
 
     @property
-    def follows(self) -> frozenset[bytes]:
+    def follows(self) -> Collection[bytes]:
         """The namespaces in which uses are counted."""
         return self._index.followed
 
@@ -137,9 +136,6 @@ class Evictions:
         space = self._spaces.get(prefix)
         if space is not None:
             space.uses.use(name, self._service.now_ms, lease=lease)
-
-    def _come(self, prefix: bytes, name: bytes, seen: int) -> None:
-        self._spaces[prefix].uses.come(name, sight.created_of(seen))
 
     # -- room
 

@@ -11,7 +11,7 @@ their names.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import repeat
 
@@ -68,7 +68,7 @@ class Index:
         whole: the sums over all entries.
         on_life: called with the name, the sight and the sight before of an object that does not simply live on, or did
             not: it is pinned, expires, or is tied to a process. ABSENT where there is or was none.
-        followed: namespaces of which new objects are told to `on_come`, with namespace, name and sight.
+        followed: namespaces of which new objects are told: each has a list to which their names and sights are added.
     """
 
     def __init__(self) -> None:
@@ -82,8 +82,7 @@ class Index:
         self._spaces: dict[bytes, Totals] = {}
         self._owners: dict[int, Totals] = {}
         self.on_life: Callable[[bytes, int, int], None] = lambda _name, _seen, _was: None
-        self.followed: frozenset[bytes] = frozenset()
-        self.on_come: Callable[[bytes, bytes, int], None] = lambda _prefix, _name, _seen: None
+        self.followed: Mapping[bytes, list[tuple[bytes, int]]] = {}
         # The test of membership is the hottest call of the daemon: the dict's own method, no call in between.
         self.has = self._entries.__contains__
 
@@ -146,7 +145,9 @@ class Index:
             if new >= _LIFE or (old or 0) >= _LIFE:
                 self.on_life(name, seen, ABSENT if old is None else old >> _SEEN_AT)
             if self.followed and (old is None or old < 0):
-                self._tell(name, seen)
+                news = self.followed.get(name[: name.index(b"/") + 1] if b"/" in name else b"")
+                if news is not None:
+                    news.append((name, seen))
         elif old is None:
             return None
         else:
@@ -160,11 +161,6 @@ class Index:
             return None
         self._recount(name, old, new)
         return UNSIZED if old < 0 else old >> _SEEN_AT & SIZE_MAX
-
-    def _tell(self, name: bytes, seen: int) -> None:
-        prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
-        if prefix in self.followed:
-            self.on_come(prefix, name, seen)
 
     def _recount(self, name: bytes, old: int, new: int | None) -> None:
         """Takes the change of one entry from one value to another, None for no entry."""

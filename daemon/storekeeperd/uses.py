@@ -11,18 +11,26 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 
+from storekeeperd.sight import created_of
+
 
 class Uses:
-    """The uses of one namespace's objects."""
+    """The uses of one namespace's objects.
+
+    Attributes:
+        news: objects that came and nobody has thought of yet, with their sights; whoever sees them come adds them. Most
+            were just put, and are known to be used when it first matters.
+    """
 
     def __init__(self) -> None:
         # Those whose first name is taken again and again: a dict would look for it from its beginning.
         self._read: OrderedDict[bytes, int] = OrderedDict()  # name -> when; leased for a while
         self._put: OrderedDict[bytes, int] = OrderedDict()  # the same, of those that were only put
         self._unused: list[tuple[int, bytes]] = []  # a heap, by when they came
+        self.news: list[tuple[bytes, int]] = []
 
     def __len__(self) -> int:
-        return len(self._read) + len(self._put) + len(self._unused)
+        return len(self._read) + len(self._put) + len(self._unused) + len(self.news)
 
     def use(self, name: bytes, now_ms: int, *, lease: bool = True) -> None:
         """Takes that an object is used: read or said to be there, which is a lease, or put, which is none."""
@@ -40,10 +48,12 @@ class Uses:
         if name not in self._read and name not in self._put:
             self._put[name] = now_ms
 
-    def come(self, name: bytes, created_s: int) -> None:
-        """Takes an object that was found, not put: nothing is known of its use."""
-        if name not in self._read and name not in self._put:
-            heapq.heappush(self._unused, (created_s, name))
+    def _take_news(self) -> None:
+        """Sorts in what came, and was not used since: it was found, not put."""
+        for name, seen in self.news:
+            if name not in self._read and name not in self._put:
+                heapq.heappush(self._unused, (created_of(seen), name))
+        self.news.clear()
 
     def is_leased(self, name: bytes, now_ms: int, lease_ms: int) -> bool:
         """Returns whether an object was used so short a time ago that it is not to be evicted."""
@@ -55,6 +65,8 @@ class Uses:
 
         It is not known here any more then: who leaves the object alone for a reason that may pass has to `use` it.
         """
+        if self.news:
+            self._take_news()
         while self._unused:
             _, name = heapq.heappop(self._unused)
             if name not in self._read and name not in self._put:
@@ -72,6 +84,7 @@ class Uses:
     def prune(self, is_there: Callable[[bytes], bool], at_most: int) -> None:
         """Forgets names of objects that went behind our back, if there are too many names."""
         if len(self) > at_most:
+            self._take_news()
             self._read = OrderedDict(item for item in self._read.items() if is_there(item[0]))
             self._put = OrderedDict(item for item in self._put.items() if is_there(item[0]))
             known = self._read.keys() | self._put.keys()
