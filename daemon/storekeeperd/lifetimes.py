@@ -59,7 +59,9 @@ class Lifetimes:
         noted = self._noted.get(name, 0)
         if noted != expires_ms:
             prefix = name[: name.index(b"/") + 1] if b"/" in name else b""
-            heap = self._ends.setdefault(prefix, [])
+            heap = self._ends.get(prefix)
+            if heap is None:
+                heap = self._ends[prefix] = []
             if expires_ms:
                 self._noted[name] = expires_ms
                 heapq.heappush(heap, (expires_ms, name))
@@ -68,7 +70,7 @@ class Lifetimes:
                 del self._noted[name]
             if noted:
                 self._tidy(prefix, heap)
-        if (seen if seen > was else was) < TIED:
+        if seen < TIED and was < TIED:
             return
         process, before = process_of(seen), process_of(was)
         if before != process and before in self._tied:
@@ -81,8 +83,8 @@ class Lifetimes:
 
     def _tidy(self, prefix: bytes, heap: list[tuple[int, bytes]]) -> None:
         """Takes one old note more; forgets all of a namespace when they are as many as the others."""
-        self._old[prefix] = self._old.get(prefix, 0) + 1
-        if self._old[prefix] > _OLD_MIN + len(heap) // 2:
+        old = self._old[prefix] = self._old.get(prefix, 0) + 1
+        if old > _OLD_MIN + len(heap) // 2:
             noted = self._noted
             heap[:] = {entry for entry in heap if noted.get(entry[1]) == entry[0]}
             heapq.heapify(heap)

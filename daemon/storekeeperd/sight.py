@@ -55,6 +55,12 @@ def plain(size: int, owner: int, created_s: int) -> int:
     return size | owner << OWNER_AT | created_s << CREATED_AT
 
 
+def ending(size: int, owner: int, created_s: int, expires_ms: int) -> int:
+    """Returns as `plain` the sight of an object that only expires."""
+    seen = size | owner << OWNER_AT | created_s << CREATED_AT
+    return seen | (expires_ms if expires_ms < EXPIRES_MS_MAX else EXPIRES_MS_MAX) << _EXPIRES_AT
+
+
 def size_of(seen: int) -> int:
     """Returns the size in bytes; ABSENT or UNSEEN as they are."""
     return seen if seen < 0 else seen & SIZE_MAX

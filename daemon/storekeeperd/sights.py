@@ -116,6 +116,8 @@ class Sights:
         if not (kept.ttl_us or kept.process or kept.pinned):
             return sight.plain(found.st_size, kept.owner, min(created_s, CREATED_S_MAX))
         expires_ms = moments.ends_ms(kept, self._boot)
+        if not (kept.process or kept.pinned):
+            return sight.ending(found.st_size, kept.owner, min(created_s, CREATED_S_MAX), expires_ms)
         process = kept.process if kept.boot == self._boot else 0
         return sight.of(
             found.st_size, kept.owner, created_s, pinned=kept.pinned, expires_ms=expires_ms, process=process
