@@ -39,8 +39,9 @@ def test_the_bytes_are_those_of_the_readme() -> None:
 def test_whatever_stands_there_is_metadata_or_nothing(raw: bytes) -> None:
     kept = Metadata.unpack(raw)
     if kept is not None:
-        assert Metadata.checksum_in(raw) == (kept.checksum if kept.proved else None)
-        assert Metadata.may_end(raw) == bool(kept.ttl_us or kept.process)
+        checksum, ends_ms, process, boot = Metadata.glance(raw)
+        assert checksum == (kept.checksum if kept.proved else None)
+        assert (ends_ms > 0, process, boot) == (kept.ttl_us > 0, kept.process, kept.boot)
         assert kept.ttl_us <= TTL_US_MAX
     assert kept is None or (len(raw) == 52 and raw[0] == 2)
 
@@ -52,25 +53,21 @@ def test_another_version_says_nothing() -> None:
         assert (kept is not None) == (version == 2), chance
 
 
-def test_the_checksum_is_found_without_the_rest() -> None:
-    assert Metadata.checksum_in(WHOLE.pack()) == WHOLE.checksum
-    assert Metadata.checksum_in(b"") is None
-    assert Metadata.checksum_in(b"\x01" + WHOLE.pack()[1:]) is None
-    assert Metadata.checksum_in(WHOLE.pack()[:36]) is None
-    assert Metadata.checksum_in(LIVING.pack()) == WHOLE.checksum
+def test_what_a_read_takes_is_found_without_the_rest() -> None:
+    checksum, boot = WHOLE.checksum, WHOLE.boot
+    living = LIVING._replace(moment_ns=5_000_000, ttl_us=7_000)
+    assert Metadata.glance(WHOLE.pack()) == (checksum, 0, 0, boot)
+    assert Metadata.glance(WHOLE._replace(pinned=True).pack()) == (checksum, 0, 0, boot)
+    assert Metadata.glance(living.pack()) == (checksum, 12, living.process, boot)
+    assert Metadata.glance(WHOLE._replace(moment_ns=0, ttl_us=1).pack()) == (checksum, 1, 0, boot)
+    for raw in (b"", b"\x01" + WHOLE.pack()[1:], WHOLE.pack()[:36]):
+        assert Metadata.glance(raw) == (None, 0, 0, 0)
 
 
 def test_what_no_daemon_put_has_no_checksum() -> None:
     said = WHOLE._replace(proved=False)
-    assert Metadata.checksum_in(said.pack()) is None
+    assert Metadata.glance(said.pack())[0] is None
     assert Metadata.unpack(said.pack()) == said
-
-
-def test_an_object_may_end_if_it_has_a_time_to_live_or_a_process() -> None:
-    assert not Metadata.may_end(WHOLE.pack())
-    assert not Metadata.may_end(WHOLE._replace(pinned=True).pack())
-    assert Metadata.may_end(WHOLE._replace(ttl_us=1).pack())
-    assert Metadata.may_end(WHOLE._replace(process=1).pack())
 
 
 def test_a_longer_life_than_there_can_be_says_nothing() -> None:

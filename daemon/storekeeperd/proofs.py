@@ -69,10 +69,10 @@ class Proofs:
             raw = os.getxattr(descriptor, ATTRIBUTE)
         except OSError:  # ENODATA: nothing is kept with it
             return True
-        kept = Metadata.checksum_in(raw)
+        kept, ends_ms, process, boot = Metadata.glance(raw)
         if kept is not None and checksum(*arguments) != kept:
             raise corrupt()
-        if not Metadata.may_end(raw) or Metadata.ends_after(raw, self._boot, moments.now_ms()):
+        if not process and (not ends_ms or (boot == self._boot and ends_ms > moments.now_ms())):
             return True
         return not self._is_over(Metadata.unpack(raw))
 
