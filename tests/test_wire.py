@@ -186,6 +186,13 @@ def test_a_key_that_is_no_text_is_told_so() -> None:
             wire.key_frame(key)  # type: ignore[arg-type]
 
 
+def test_many_that_are_plain_are_all_keys() -> None:
+    assert wire.are_plain([b"k", b"a.b", bytearray(b"x" * 255)])
+    for bad in (b"", b".k", b"a/b", b"/", b"a/.b", b"a\0", b"x" * 256, "é".encode()):
+        for keys in ([bad, b"k"], [b"k", bad], [b"k", bad, b"l"], [bad]):
+            assert not wire.are_plain(keys)
+
+
 # -- numbers
 
 

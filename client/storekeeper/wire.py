@@ -182,6 +182,20 @@ def check_key(key: Frame) -> None:
         raise BadKey("a key must be UTF-8") from None
 
 
+def are_plain(keys: Sequence[Frame]) -> bool:
+    """Returns whether many are surely all keys, by one look at all of them: ASCII, as nearly all are."""
+    joined = b"/".join(keys)
+    return (
+        joined.isascii()
+        and joined.count(b"/") == len(keys) - 1
+        and b"\0" not in joined
+        and not joined.startswith(b".")
+        and b"/." not in joined
+        and max(map(len, keys)) <= KEY_BYTES_MAX
+        and min(map(len, keys)) > 0
+    )
+
+
 def is_key(name: bytes) -> bool:
     """Returns whether the bytes obey the key rule."""
     try:

@@ -171,6 +171,8 @@ class Objects:
 
     def names(self, answer: Answer, prefix: bytes, keys: Sequence[wire.Frame]) -> list[tuple[int, bytes]]:
         """Returns (position, name) of the keys that are keys; fails the items of the others."""
+        if len(keys) > 1 and wire.are_plain(keys):
+            return list(enumerate([prefix + key for key in keys]))
         names = []
         for position, key in enumerate(keys):
             try:
