@@ -312,8 +312,13 @@ def encode_reply(
     details: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """Returns the frames of an answer to a request that was understood."""
-    frames = [VERSION, request_id, OK, _json(details) if details else b"", results, *payloads]
+    frames = [VERSION, request_id, OK, _details(details) if details else b"", results, *payloads]
     return [b"", *frames] if envelope else frames
+
+
+def _details(details: Mapping[str, Any]) -> bytes:
+    durability = details.get("durability")  # of every put, and mostly alone: not encoded anew each time
+    return _DURABILITIES[durability] if durability and len(details) == 1 else _json(details)
 
 
 def encode_refusal(envelope: bool, request_id: bytes, error: StorekeeperError) -> list[Any]:
@@ -354,3 +359,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"))  # made once: json.dumps woul
 
 def _json(value: Mapping[str, Any]) -> bytes:
     return _encoder.encode(value).encode()
+
+
+_DURABILITIES = {durability: _json({"durability": durability}) for durability in DURABILITIES}
+"""Details of a put's answer, nearly always all of them."""
