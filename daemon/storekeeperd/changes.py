@@ -203,7 +203,6 @@ class Changes:
         def came(operation: Put, outcome: Outcome) -> None:
             if charge is not None:
                 self._service.ledger.release(charge)
-            self._orders.observe(operation.name, outcome.seen)
             evictions.changed(operation.name)
             if uses and outcome.word in _THERE:
                 evictions.use(prefix, operation.name, lease=False)
@@ -232,7 +231,6 @@ class Changes:
 
     def _item_ticket(self, answer: Answer, position: int, prefix: bytes) -> Callable[[Any, Outcome], None]:
         def came(operation: Any, outcome: Outcome) -> None:
-            self._orders.observe(operation.name, outcome.seen)
             self._service.evictions.changed(operation.name)
             if outcome.word == wire.OK:  # it is marked: one that was pinned may be evicted some day
                 self._service.evictions.use(prefix, operation.name, lease=False)

@@ -408,8 +408,7 @@ class Coherence:
 
     def _settle(self, name: bytes, seen: int) -> None:
         """Ends what was in doubt: the look is younger than every question."""
-        if self.doubts.unanswered:
-            self._answered(name)
+        self._answered(name)
         if seen == ABSENT and self._deletes:
             self._deletes.seen((name,))
         if name in self._changing:  # what that change will bring may be older than this
@@ -418,8 +417,9 @@ class Coherence:
             self.doubts.settle(name)
 
     def _answered(self, name: bytes) -> None:
-        self.doubts.answer(name)
-        self._judge()
+        if self.doubts.unanswered:
+            self.doubts.answer(name)
+            self._judge()
 
     def _strike(self, name: bytes) -> None:
         """Takes a name off the list of those that are looked at before a scan counts."""

@@ -230,7 +230,7 @@ class Jobs:
                     self._hand_over(job)
                     return False
                 now = clock()
-                if now - before > self._slow_s * _weight(operation):
+                if now - before > self._slow_s and now - before > self._slow_s * _weight(operation):
                     self._slow_until = now + _SLOW_FOR_S
         self.inline_jobs += 1
         return True

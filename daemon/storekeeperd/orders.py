@@ -118,11 +118,16 @@ class Orders:
 
     def change(self, changes: Iterable[tuple[Change, Ticket]], owner: Answer | None = None) -> None:
         """Orders changes whose names are free; the others follow when it is their turn."""
-        ready = [change for change in changes if self._turns.take(change[0].name, (*change, owner))]
-        for operation, _ in ready:
-            self._coherence.begin(operation.name)
-        tickets = [self._change_ticket(operation.name, ticket) for operation, ticket in ready]
-        self.order_in_parts([operation for operation, _ in ready], tickets, owner)
+        take, begin = self._turns.take, self._coherence.begin
+        operations: list[Operation] = []
+        tickets: list[Ticket] = []
+        for operation, ticket in changes:
+            name = operation.name
+            if take(name, (operation, ticket, owner)):
+                begin(name)
+                operations.append(operation)
+                tickets.append(self._change_ticket(name, ticket))
+        self.order_in_parts(operations, tickets, owner)
 
     def look_ticket(self, name: bytes, then: Ticket = None) -> Ticket:
         """Registers a look that is about to be ordered; returns its ticket, which takes it in and then calls `then`."""
@@ -160,9 +165,10 @@ class Orders:
 
     def observe(self, name: bytes, seen: int) -> None:
         """Takes what a read found in passing: a question, if the index says otherwise."""
-        if seen == UNSEEN:
+        known = self._index.size(name)
+        if seen == UNSEEN or (seen == known and seen >= 0):
             return
-        known, size = self._index.size(name), size_of(seen)
+        size = size_of(seen)
         if size == ABSENT and known is not None:
             self._coherence.missed(name)
         elif size not in (ABSENT, known):
