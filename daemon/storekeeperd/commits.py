@@ -17,8 +17,9 @@ from collections.abc import Callable
 from storekeeper.errors import StorekeeperError
 from storekeeperd import checksums
 from storekeeperd.ground import Stay
+from storekeeperd.metadata import Metadata
 from storekeeperd.operations import Outcome, Put, failed
-from storekeeperd.publisher import Publisher, open_directory, unsettled, write_all
+from storekeeperd.publisher import OURS, Publisher, open_directory, unsettled, write_all
 from storekeeperd.refusals import typed
 from storekeeperd.sights import Sights
 from storekeeperd.syncs import Syncs
@@ -71,6 +72,7 @@ class _Group:
         self._files: list[int] = []
         self._errors: dict[int, StorekeeperError] = {}
         self._words: dict[int, bytes] = {}
+        self._kept: dict[int, Metadata | None] = {}  # what is kept with those that are ours
 
     def write(self) -> None:
         """Makes and writes the files."""
@@ -90,9 +92,9 @@ class _Group:
                 continue
             self._try(position, self._write_one)
 
-    def _write_one(self, put: Put, file: int) -> None:
+    def _write_one(self, position: int, put: Put, file: int) -> None:
         write_all(file, put.payload, 0)
-        self._publisher.prepare(file, put, checksums.of(put.payload), self._stay)
+        self._kept[position] = self._publisher.prepare(file, put, checksums.of(put.payload), self._stay)
 
     def sync(self) -> None:
         """Gets the bytes onto the platter: begins with all of them, then waits for each."""
@@ -106,12 +108,11 @@ class _Group:
 
     def name(self) -> None:
         """Gives the files their names."""
-
-        def name_one(put: Put, file: int) -> None:
-            self._words[position] = self._publisher.name(file, put, self._stay)
-
         for position in self._left():
-            self._try(position, name_one)
+            self._try(position, self._name_one)
+
+    def _name_one(self, position: int, put: Put, file: int) -> None:
+        self._words[position] = self._publisher.name(file, put, self._stay)
 
     def sync_directories(self) -> None:
         """Gets the names onto the platter."""
@@ -146,16 +147,17 @@ class _Group:
                     self._publisher.discard(file, self._stay)
 
     def _outcome(self, position: int, sights: Sights) -> Outcome:
-        error = self._errors.get(position)
-        seen = sights.look_again(self._puts[position].name, self._stay)
+        error, word = self._errors.get(position), self._words.get(position)
+        ours = self._kept[position] if word in OURS else None
+        seen = sights.look_again(self._puts[position].name, self._stay, ours)
         return failed(error, seen) if error is not None else Outcome(self._words[position], seen)
 
     def _left(self) -> list[int]:
         return [position for position in range(len(self._puts)) if position not in self._errors]
 
-    def _try(self, position: int, step: Callable[[Put, int], object]) -> None:
+    def _try(self, position: int, step: Callable[[int, Put, int], None]) -> None:
         try:
-            step(self._puts[position], self._files[position])
+            step(position, self._puts[position], self._files[position])
         except StorekeeperError as refusal:  # first: some of these are errors of the system, too
             self._errors[position] = refusal
         except OSError as error:

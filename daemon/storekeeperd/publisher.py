@@ -28,13 +28,12 @@ from storekeeperd.ground import Stay
 from storekeeperd.metadata import ATTRIBUTE, Metadata
 from storekeeperd.operations import Commit, Origin, Outcome, Put
 from storekeeperd.reader import READ_FLAGS, read_all
-from storekeeperd.sight import ABSENT
 from storekeeperd.sights import NO_FILE, Sights, is_object, stat_file
 
 OBJECT_MODE, SHARED_MODE = 0o400, 0o440
 """Of objects; the latter where unmodified FileConnectors of the daemon's group read them themselves."""
 
-_OURS = (b"created", b"replaced")
+OURS = (b"created", b"replaced")
 """Results after which the object is the one that we made."""
 _COMPARE_BYTES = 1024 * 1024
 
@@ -120,16 +119,9 @@ class Publisher:
         try:
             if operation.durable:
                 sync_directory(place)
-            return Outcome(word, self._look(name, place, metadata if word in _OURS else None))
+            return Outcome(word, self._sights.look(name, place, metadata if word in OURS else None))
         except OSError as error:
             raise unsettled(error) from None
-
-    def _look(self, name: bytes, place: int, metadata: Metadata | None) -> int:
-        """Returns the sight of an object; of our own, if `metadata` is what we have kept with it."""
-        if metadata is None:
-            return self._sights.look(name, place)
-        found = stat_file(name, place)
-        return self._sights.of(metadata, found) if found is not None and is_object(name, found) else ABSENT
 
     def prepare(self, descriptor: int, operation: Put | Commit, checksum: int, stay: Stay) -> Metadata | None:
         """Makes a written file ready for its name: everything but what makes it durable.

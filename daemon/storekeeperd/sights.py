@@ -40,16 +40,21 @@ class Sights:
         self._attributes = attributes
         self._boot = boot
 
-    def look(self, name: bytes, place: int) -> int:
-        """Returns the sight (see sight.py) of the object of that name in a directory; raises `OSError`."""
-        found = stat_file(name, place)
-        return self.describe(name, place, found) if found is not None and is_object(name, found) else ABSENT
+    def look(self, name: bytes, place: int, ours: Metadata | None = None) -> int:
+        """Returns the sight (see sight.py) of the object of that name in a directory; raises `OSError`.
 
-    def look_again(self, name: bytes, stay: Stay) -> int:
+        `ours`: what we have kept with it, if it was just put there: that is not read again.
+        """
+        found = stat_file(name, place)
+        if found is None or not is_object(name, found):
+            return ABSENT
+        return self.describe(name, place, found) if ours is None else self.of(ours, found)
+
+    def look_again(self, name: bytes, stay: Stay, ours: Metadata | None = None) -> int:
         """Returns what `look` sees of an object's path; UNSEEN if nothing can be said."""
         try:
             place, key = stay.place(name)
-            return self.look(key, place)
+            return self.look(key, place, ours)
         except FileNotFoundError:  # there is no folder for it
             return ABSENT
         except (OSError, ValueError, StorekeeperError):
