@@ -98,9 +98,12 @@ class _Group:
 
     def sync(self) -> None:
         """Gets the bytes onto the platter: begins with all of them, then waits for each."""
-        for position in self._left():
-            with contextlib.suppress(OSError):  # posix_fadvise(2): what is dirty is handed to the disk. Only a hint.
-                os.posix_fadvise(self._files[position], 0, 0, os.POSIX_FADV_DONTNEED)
+        if not self._syncs.together:  # else the kernel begins with all of them by itself
+            for position in self._left():
+                with contextlib.suppress(
+                    OSError
+                ):  # posix_fadvise(2): what is dirty is handed to the disk. Only a hint.
+                    os.posix_fadvise(self._files[position], 0, 0, os.POSIX_FADV_DONTNEED)
         left = self._left()
         for position, error in zip(left, self._syncs.sync([self._files[each] for each in left]), strict=True):
             if error is not None:
