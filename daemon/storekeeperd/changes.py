@@ -198,14 +198,14 @@ class Changes:
         self, answer: Answer, position: int, prefix: bytes, charge: Charge | None
     ) -> Callable[[Put, Outcome], None]:
         evictions, shelves = self._service.evictions, self._service.shelves
-        uses = prefix in evictions.follows
+        uses = evictions.uses(prefix)
 
         def came(operation: Put, outcome: Outcome) -> None:
             if charge is not None:
                 self._service.ledger.release(charge)
             evictions.changed(operation.name)
-            if uses and outcome.word in _THERE:
-                evictions.use(prefix, operation.name, lease=False)
+            if uses is not None and outcome.word in _THERE:
+                uses.use(operation.name, self._service.now_ms, lease=False)
             if prefix in shelves:
                 shelves.put(operation, outcome)
             self._service.settle(answer, position, outcome)

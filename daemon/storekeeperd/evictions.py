@@ -131,6 +131,11 @@ class Evictions:
         """The namespaces in which uses are counted."""
         return self._index.followed
 
+    def uses(self, prefix: bytes) -> Uses | None:
+        """Returns the uses of a namespace's objects, for who has many at once; None if they are not counted."""
+        space = self._spaces.get(prefix)
+        return None if space is None else space.uses
+
     def use(self, prefix: bytes, name: bytes, *, lease: bool = True) -> None:
         """Takes that an object was read or said to be there (a lease), or put."""
         space = self._spaces.get(prefix)

@@ -31,6 +31,8 @@ from storekeeperd.operations import (
     Get,
     Job,
     Look,
+    Mark,
+    Open,
     Operation,
     Outcome,
     Put,
@@ -55,6 +57,8 @@ _SLICE_PART_MIN = 8
 """A job's slice is divided by the number of those who wait for one, at most by this."""
 _MOOT = (Put, Evict, Verify, Get, Stat, Look, Write, Read)
 """What need not be done for a peer that is gone."""
+_ALWAYS_QUICK = frozenset({Get, Look, Mark, Open, Read, Stat, Survey})
+"""What is quick by its kind alone; a batch of reads is asked at once."""
 _AHEAD = 2
 """Jobs handed out per thread: one that it has, one that it takes next without waiting for the loop."""
 
@@ -148,7 +152,8 @@ class Jobs:
         """Carries a job out now (True: its outcomes are there), or later: `go_on` or `done` will tell (False)."""
         if _is_moot(job):
             return True
-        if self._clock() < self._slow_until or not all(map(self._is_quick, job.operations)):
+        quick = _ALWAYS_QUICK.issuperset(map(type, job.operations)) or all(map(self._is_quick, job.operations))
+        if self._clock() < self._slow_until or not quick:
             self._hand_over(job)
             return False
         if self._waiting or self._clock() >= self._slice_ends:

@@ -84,7 +84,7 @@ class Objects:
         budget = Budget(cost, message_bytes_max)
 
         ended, evictions = self._service.lifetimes.ended, self._service.evictions
-        uses = prefix in evictions.follows
+        uses = evictions.uses(prefix)
         shelves = self._service.shelves
         shelved = prefix in shelves
 
@@ -94,9 +94,10 @@ class Objects:
                 shelves.got(operation, outcome)
             if outcome.error is None:
                 self._orders.observe(operation.name, outcome.seen)
-                if uses and outcome.word == wire.OK:
-                    evictions.use(prefix, operation.name)
-                self._service.settle(answer, position, outcome)
+                if uses is not None and outcome.word == wire.OK:
+                    uses.use(operation.name, self._service.now_ms)
+                if answer.settle(position, outcome.word, outcome.payload):
+                    self._service.finish(answer)
             else:
                 self.observe(operation, outcome, answer, lambda final: self._service.settle(answer, position, final))
 
