@@ -99,7 +99,7 @@ def write(address: str, board: Board, seed: int, part: int) -> dict[str, object]
 
 
 def read(address: str, board: Board, seed: int) -> dict[str, object]:
-    """Reads until the end, in this process and, now and then, in a fork of it; returns what was wrong."""
+    """Reads until the end, in every way there is; returns what was wrong."""
     chance = random.Random(seed)
     wrong: list[str] = []
     newest = [0] * KEYS
