@@ -92,8 +92,15 @@ class Daemon:
 
     @property
     def descriptors(self) -> int:
-        """How many it holds for good: a scan or a check holds some more for a moment."""
-        return min(len(os.listdir(f"/proc/{self.pid}/fd")) for _ in range(50) if not time.sleep(0.002))
+        """How many it holds for good, but for shelves: a scan or a check holds some more for a moment."""
+        return min(self._descriptors() for _ in range(50) if not time.sleep(0.002))
+
+    def _descriptors(self) -> int:
+        count = 0
+        for number in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                count += not os.readlink(f"/proc/{self.pid}/fd/{number}").startswith("/memfd:storekeeper-shelf")
+        return count
 
     def kill(self) -> None:
         assert self.process is not None

@@ -30,6 +30,9 @@ class FakeMemory:
         self.held[key] = None if data is None else bytes(data)
         return True
 
+    def keeps(self, key: bytes) -> bool:
+        return self.held.get(key) is not None
+
     def withdraw(self, key: bytes) -> None:
         self.held.pop(key, None)
 

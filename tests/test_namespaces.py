@@ -30,6 +30,7 @@ OTHERS: dict[str, Any] = {
     "eviction": "lru",
     "high_mark": 0.5,
     "low_mark": 0.25,
+    "shelf_bytes_max": 7,
 }
 NAMES = [field.name for field in dataclasses.fields(Namespace)]
 

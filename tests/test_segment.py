@@ -58,6 +58,17 @@ def test_what_is_retired_is_not_believed_takes_no_memory_and_can_be_read_without
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_bytes_are_kept_until_the_ring_has_come_half_way_round(written: Segment) -> None:
+    written.enter(b"k")
+    assert not written.keeps(b"k")
+    written.enter(b"k", b"x" * 100)
+    assert written.keeps(b"k")
+    assert not written.keeps(b"other")
+    for number in range(2 * TABLE_BYTES // 1024):  # the ring is three times as long as the table
+        written.enter(b"filler-%d" % (number % 3), bytes(1024))
+    assert not written.keeps(b"k")
+
+
 def test_two_hundred_that_were_retired_leave_nothing_though_a_reader_keeps_them_mapped() -> None:
     held = len(os.listdir("/proc/self/fd"))
     kept: list[int] = []

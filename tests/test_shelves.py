@@ -15,7 +15,7 @@ from storekeeperd.config import Limits
 from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import Job
 from storekeeperd.outside import Outside
-from storekeeperd.shelves import Memory, Shelves
+from storekeeperd.shelves import DATA_BYTES_MAX, Memory, Shelves
 from storekeeperd.sight import of
 from test_service import Bench
 
@@ -172,6 +172,13 @@ def test_what_is_read_is_on_it_if_only_we_could_have_written_it(shop: Shop) -> N
     assert not memory.has(b"foreign")
 
 
+def test_what_is_read_over_and_over_takes_its_room_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = shop.open()
+    shop.ask(b"get", b"k")
+    monkeypatch.setattr(memory, "enter", lambda *_: pytest.fail("entered again"))
+    assert shop.ask(b"get", b"k").words == ["ok"]
+
+
 def test_what_somebody_was_told_to_exist_is_on_it_without_its_bytes(shop: Shop) -> None:
     memory = shop.open()
     assert shop.ask(b"exists", b"k", b"missing").words == ["yes", "no"]
@@ -194,11 +201,12 @@ def test_keys_of_a_namespace_are_on_its_own_shelf(shop: Shop) -> None:
 
 
 def test_long_objects_are_on_it_by_name_alone() -> None:
-    shop = Shop(Limits(inline_bytes_max=4))
+    shop = Shop(Limits())
     shop.scan()
     memory = shop.open()
-    shop.put(b"long", b"12345")
-    assert memory.held == {b"long": None}
+    shop.put(b"long", bytes(DATA_BYTES_MAX + 1))
+    shop.put(b"just so", bytes(DATA_BYTES_MAX))
+    assert memory.held == {b"long": None, b"just so": bytes(DATA_BYTES_MAX)}
 
 
 @pytest.mark.parametrize("life", [{"ttl": 60.0}, {"lifetime": "process"}])

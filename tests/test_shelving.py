@@ -200,13 +200,6 @@ def test_what_is_put_where_room_is_made_by_use_is_not_on_it_until_it_is_read() -
     assert b"new" not in room.memory.held
 
 
-def test_bytes_that_its_ring_has_no_room_for_are_not_put_on(room: Room) -> None:
-    found = room.service.shelves._shelves[b""]
-    found.table_bytes = 4
-    room.ask(b"get", b"k")
-    assert room.memory.held == {b"k": None}
-
-
 def test_there_are_fewer_than_the_kernel_unlocks_when_their_writer_dies(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:

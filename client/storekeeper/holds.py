@@ -5,7 +5,7 @@ closed, and the closes that were sent and not answered yet. Nobody waits for the
 the next call that has the carrier (exchange.py).
 
 A hold may end at any moment: in another thread, in the middle of a call, in the garbage collector, in a forked child,
-as the interpreter ends. So nothing here is locked: sets and deques are changed by single operations, which are atomic.
+as the interpreter ends. So nothing here is locked: dicts and deques are changed by single operations, which are atomic.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Held:
     """What is held for one carrier.
 
     Attributes:
-        living: handles that are in use though no call is under way.
+        living: handles that are in use though no call is under way; each as its own value.
         over: handles that are to be closed; whoever has the carrier sends that.
         closing: ids of closes that were sent and not answered yet; only whoever has the carrier looks at them.
         retired: whether no call is made by this carrier any more: it is closed when nothing lives.
@@ -37,7 +37,7 @@ class Held:
     __slots__ = ("closing", "living", "over", "retired")
 
     def __init__(self) -> None:
-        self.living: set[bytes] = set()
+        self.living: dict[bytes, bytes] = {}
         self.over: deque[bytes] = deque()
         self.closing: set[bytes] = set()
         self.retired = False
@@ -85,16 +85,16 @@ class Hold:
         self._carrier = carrier
         self._handle = handle
         self._settle = settle
-        carrier.held.living.add(handle)
+        carrier.held.living[handle] = handle
 
     def end(self) -> None:
-        """Lets go of the handle; never waits. Does nothing in a forked child: it is the parent's."""
+        """Lets go of the handle; never waits. To be called once. Does nothing in a forked child: it is the parent's."""
         carrier = self._carrier
         if carrier.pid != os.getpid():
             return
         held = carrier.held
-        held.living.discard(self._handle)
-        held.over.append(self._handle)
+        # One call of C: an interruption comes before all of it, or after, so the handle is always in one of them.
+        held.over.extend(map(held.living.pop, (self._handle,)))
         if not held.retired:
             self._settle(carrier)
         elif not held.living:

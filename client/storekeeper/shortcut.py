@@ -15,6 +15,7 @@ from typing import Any
 
 from storekeeper.errors import DaemonUnreachable, ProtocolError, StorekeeperError, TimedOut
 from storekeeper.exchange import Exchange
+from storekeeper.holds import retire
 from storekeeper.shelf import Shelf
 
 VARIABLE = "STOREKEEPER_SHELF"
@@ -80,9 +81,9 @@ class Shortcut:
         try:
             self._fetch(exchange)
         except (DaemonUnreachable, TimedOut):
-            exchange.keep().close()  # what was read is there all the same
+            retire(exchange.keep())  # what was read is there all the same
         except ProtocolError:
-            exchange.keep().close()  # whatever it says now, it is no answer to the next call
+            retire(exchange.keep())  # whatever it says now, it is no answer to the next call
             self._not_before_s = now_s + _NONE_AGAIN_S
         except StorekeeperError:
             self._not_before_s = now_s + _NONE_AGAIN_S

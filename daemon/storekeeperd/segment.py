@@ -37,6 +37,9 @@ _ATTRIBUTE_BYTES = 64
 """Room for a pthread_mutexattr_t, which has 4 bytes or 8."""
 _PLACES = struct.Struct("<" + SLOTS * "QI")
 _NO_KEY = bytes(PATTERN_BYTES_MAX) + bytes([shelf.ROOM_ENDS])
+_EMPTY = (bytes(KEYS_AT) + _NO_KEY * SLOTS).ljust(BUCKET_BYTES, b"\0") * 128
+"""So much of a table that nothing stands in; the least table is as long."""
+_FREED_BYTES = 1024 * 1024
 _ALIGNED = 8
 _libc = ctypes.CDLL(None)
 
@@ -76,8 +79,8 @@ class Segment:
             os.close(made)
         self._words = memoryview(self._memory).cast("Q")
         self._moments = memoryview(self._memory).cast("d")
-        for at in range(HEADER_BYTES, self._ring_at, BUCKET_BYTES):
-            self._memory[at + KEYS_AT : at + KEYS_AT + SLOTS * KEY_ROOM_BYTES] = _NO_KEY * SLOTS
+        for at in range(HEADER_BYTES, self._ring_at, len(_EMPTY)):  # in parts: the loop wants to go on, too
+            self._memory[at : at + len(_EMPTY)] = _EMPTY
         self._words[shelf.TABLE_WORD], self._words[shelf.RING_WORD] = self._table_bytes, self._ring_bytes
         self._words[shelf.HEAD_WORD] = self._head
         self._words[shelf.MAGIC_WORD] = shelf.MAGIC
@@ -132,7 +135,9 @@ class Segment:
         del self._mutex
         self._words.release()
         self._moments.release()
-        self._memory.madvise(mmap.MADV_REMOVE)
+        whole_bytes = len(self._memory)
+        for at in range(0, whole_bytes, _FREED_BYTES):  # in parts: the loop, which waits for this call, wants to go on
+            self._memory.madvise(mmap.MADV_REMOVE, at, min(_FREED_BYTES, whole_bytes - at))
         self._memory.close()
 
     # -- what stands on it
@@ -168,6 +173,17 @@ class Segment:
         PLACE.pack_into(memory, at + PLACES_AT + slot * PLACE_BYTES, place, length)
         self._end(at, version)
         return True
+
+    def keeps(self, key: bytes) -> bool:
+        """Returns whether an object is on with its bytes, and these will not be overwritten soon."""
+        pattern = b"/%b/" % key
+        at = shelf.bucket_of(pattern, self._mask)
+        found = self._memory.find(pattern, at + KEYS_AT, at + BUCKET_BYTES)
+        if found < 0:
+            return False
+        slot = (found - at - KEYS_AT) // KEY_ROOM_BYTES
+        place, length = PLACE.unpack_from(self._memory, at + PLACES_AT + slot * PLACE_BYTES)
+        return bool(length and self._head - place < self._ring_bytes // 2)
 
     def withdraw(self, key: bytes) -> None:
         """Takes an object off, if it is on."""

@@ -42,6 +42,8 @@ TABLE_BYTES_MIN = 64 * 1024
 TABLE_BYTES_FIRST = 1024 * 1024
 PARTS = 4
 """A shelf is so many times as long as its table, but for a page."""
+DATA_BYTES_MAX = TABLE_BYTES_MIN
+"""Bytes of an object that are put on: a few of them fit into the least of rings."""
 _GROWTH = 4
 _BELIEVED_S = 3.0
 """How long a shelf is believed if nothing more is heard of the daemon; it tells once a second."""
@@ -72,6 +74,9 @@ class Memory(Protocol):
 
     def enter(self, key: bytes, data: Any = None) -> bool:
         """Puts down that an object exists, with its bytes if they are given; returns whether that was news."""
+
+    def keeps(self, key: bytes) -> bool:
+        """Returns whether an object is on with its bytes, and these will not be overwritten soon."""
 
     def withdraw(self, key: bytes) -> None:
         """Takes an object off, if it is on."""
@@ -244,7 +249,9 @@ class Shelves:
             return
         del self._expected[name]
         found = self._shelf_of(name)
-        if found is not None and outcome.word == wire.OK and outcome.sealed:
+        if found is None or outcome.word != wire.OK or not outcome.sealed:
+            return
+        if not found.memory.keeps(_key_of(name)):  # it may be: who reads has no shelf perhaps
             self._enter(found, name, outcome.payload)
 
     def note(self, name: bytes) -> None:
@@ -267,10 +274,9 @@ class Shelves:
             return
         if name in self._service.lifetimes.ended:
             return
-        if data is not None and len(data) > min(self._service.limits.inline_bytes_max, found.table_bytes):
+        if data is not None and len(data) > DATA_BYTES_MAX:
             data = None
-        key = name[name.index(b"/") + 1 :] if b"/" in name else name
-        if found.memory.enter(key, data) and found.lasts is not None:
+        if found.memory.enter(_key_of(name), data) and found.lasts is not None:
             found.lasts.append((self._service.now_ms + self._residence_ms, name))
 
     # -- what is taken off
@@ -382,3 +388,7 @@ class Shelves:
             del self._tables[prefix]
         else:
             self._tables[prefix] = before
+
+
+def _key_of(name: bytes) -> bytes:
+    return name[name.index(b"/") + 1 :] if b"/" in name else name
