@@ -104,7 +104,11 @@ class Running:
 
     def _read(self, descriptor: int, end: int) -> bool:
         """Takes in the bytes up to `end` from the file; returns whether there were any."""
-        part = os.pread(descriptor, end - self._end, self._end)
-        self._hasher.update(part)
-        self._end += len(part)
-        return bool(part)
+        part, before = _scratch.part, self._end
+        while self._end < end:
+            count = os.preadv(descriptor, [part[: end - self._end]], self._end)
+            if not count:
+                break
+            self._hasher.update(part[:count])
+            self._end += count
+        return self._end > before
