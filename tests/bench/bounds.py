@@ -10,13 +10,13 @@ only waiting. Callers are the daemon's own user: what it takes to look up the ri
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.many import fill
+from bench.processor import ran_ns
 from bench.rounds import Row, take_turns
 from conftest import Daemon
 from storekeeper import Client
@@ -87,11 +87,11 @@ def _turn(
     keys = [f"{number}-{key}" for key in range(OPERATIONS)]
     for work, call in _WORK.items():
         for who, daemon, client in sides:
-            before_ns = _ran_ns(daemon.pid)
+            before_ns = ran_ns(daemon.pid)
             call(client, keys)
             time.sleep(_SETTLES_S)  # what it left for later is its own, too
             if figures is not None:
-                figures[work, who].append((_ran_ns(daemon.pid) - before_ns) / 1000 / OPERATIONS)
+                figures[work, who].append((ran_ns(daemon.pid) - before_ns) / 1000 / OPERATIONS)
 
 
 def starts(place: str, objects: int, rounds: int) -> list[Row]:
@@ -136,9 +136,3 @@ def _started(place: str, settings: str) -> Iterator[tuple[Daemon, Client]]:
                 yield daemon, client
         finally:
             daemon.end()
-
-
-def _ran_ns(pid: int) -> int:
-    """Returns for how long all threads of a process ran."""
-    tasks = f"/proc/{pid}/task"
-    return sum(int(Path(f"{tasks}/{task}/schedstat").read_text().split()[0]) for task in os.listdir(tasks))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import zmq
 
+from bench.processor import ran_ns
 from bench.rounds import Row
 from conftest import Daemon
 
@@ -59,14 +59,14 @@ def _round(address: str, pid: int, frames: list[bytes], requests: int) -> tuple[
         client.start()
     for _ in clients:
         _answer(clients, done)
-    before, started = _cpu_s(pid), time.monotonic()
+    before_ns, started = ran_ns(pid), time.monotonic()
     start.set()
     for _ in clients:
         _answer(clients, done)
-    took, cpu = time.monotonic() - started, _cpu_s(pid) - before
+    took, cpu_ns = time.monotonic() - started, ran_ns(pid) - before_ns
     for client in clients:
         client.join()
-    return CLIENTS * requests / took, cpu / (CLIENTS * requests) * 1e6
+    return CLIENTS * requests / took, cpu_ns / 1000 / (CLIENTS * requests)
 
 
 def _answer(clients: list[Any], done: Any) -> None:
@@ -101,14 +101,6 @@ def _echo(address: str) -> None:
         socket.bind(address)
         while True:
             socket.send_multipart(socket.recv_multipart())
-
-
-def _cpu_s(pid: int) -> float:
-    """User and system time of all threads of a process, to the nanosecond (proc(5), schedstat)."""
-    total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-    return total / 1e9
 
 
 assert sys.platform == "linux"
