@@ -1,90 +1,42 @@
-"""Our client, and what others would use instead of it, as one kind of thing: a `Peer`.
+"""Our client, and what others would use instead of it, by name.
 
-Owns how each peer is set up for the contest (in contest.py), in a directory of its own, and what its operations are
-called there. Each is set up to be quick: LMDB does not sync, diskcache evicts nothing, Redis keeps nothing on a disk,
-and goes by its Unix socket. Where a peer takes keys, it makes them as FileConnector does, within its `put`.
+Owns who takes part, and those that run in the process that uses them: FileConnector, LMDB, diskcache, plain files and
+copies in memory (servers.py has the others). Each is set up to be quick: LMDB does not sync, diskcache evicts nothing.
+Where a peer takes keys, it makes them as FileConnector does, within its `put`.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from conftest import Daemon
+from bench import servers
+from bench.peer import Candidate, Peer, module, new_key, proxies
 
-OURS, OURS_BY_ZMQ, FILE_CONNECTOR, LMDB, REDIS = "storekeeper", "storekeeper, zmq", "FileConnector", "LMDB", "Redis"
+OURS, OURS_BY_ZMQ, OURS_NO_SHELF = "storekeeper", "storekeeper, zmq", "storekeeper, no shelf"
+FILE_CONNECTOR, LMDB, REDIS = "FileConnector", "LMDB", "Redis"
 _MAP_BYTES = 64 << 30
 """How large LMDB's map may become: address space, no more."""
 
 
-class Missing(Exception):
-    """Why a peer takes no part."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A store, as the contest sees it: its operations; None for what it lacks."""
-
-    put: Callable[[bytes], Any]
-    """Takes bytes; returns their key."""
-    get: Callable[[Any], Any]
-    exists: Callable[[Any], Any] | None = None
-    evict: Callable[[Any], Any] | None = None
-    put_batch: Callable[[Sequence[bytes]], Sequence[Any]] | None = None
-    get_batch: Callable[[Sequence[Any]], Sequence[Any]] | None = None
-    view: Callable[[Any], Any] | None = None
-    """Looks at an object's first and last byte without a copy of it, and lets it go; returns both."""
-
-
-def _storekeeper(carrier: str | None) -> Callable[[str], AbstractContextManager[Peer]]:
-    @contextmanager
-    def start(folder: str) -> Iterator[Peer]:
-        daemon = Daemon(Path(folder) / "store", f"ipc://{folder}/s", "--log-level", "error").start()
-        try:
-            with daemon.client(timeout=120, carrier=carrier) as client:
-
-                def view(key: str) -> tuple[int, int]:
-                    with client.view(key) as seen:  # type: ignore[union-attr]
-                        return seen[0], seen[-1]
-
-                yield Peer(
-                    client.put,
-                    client.get,
-                    client.exists,
-                    client.evict,
-                    client.put_batch,
-                    client.get_batch,
-                    view,
-                )
-        finally:
-            daemon.end()
-
-    return start
-
-
 @contextmanager
 def _file_connector(folder: str) -> Iterator[Peer]:
-    store = _module("proxystore.connectors.file").FileConnector(folder, clear=False)
-    yield Peer(store.put, store.get, store.exists, store.evict, store.put_batch, store.get_batch)
-    store.close()
+    make = module("proxystore.connectors.file").FileConnector
+    store = make(folder, clear=False)
+    with proxies(lambda: make(folder, clear=False)) as proxy:
+        yield Peer(store.put, store.get, store.exists, store.evict, store.put_batch, store.get_batch, proxy=proxy)
 
 
 @contextmanager
 def _lmdb(folder: str) -> Iterator[Peer]:
-    store = _module("lmdb").open(folder, map_size=_MAP_BYTES, sync=False)
+    store = module("lmdb").open(folder, map_size=_MAP_BYTES, sync=False)
 
     def put(data: bytes) -> bytes:
-        key = _key()
+        key = new_key()
         with store.begin(write=True) as transaction:
             transaction.put(key, data)
         return key
@@ -102,7 +54,7 @@ def _lmdb(folder: str) -> Iterator[Peer]:
             return transaction.delete(key)
 
     def put_batch(objects: Sequence[bytes]) -> list[bytes]:
-        keys = [_key() for _ in objects]
+        keys = [new_key() for _ in objects]
         with store.begin(write=True) as transaction:
             for key, data in zip(keys, objects, strict=True):
                 transaction.put(key, data)
@@ -125,10 +77,10 @@ def _lmdb(folder: str) -> Iterator[Peer]:
 
 @contextmanager
 def _diskcache(folder: str) -> Iterator[Peer]:
-    store = _module("diskcache").Cache(folder, eviction_policy="none", size_limit=1 << 50)
+    store = module("diskcache").Cache(folder, eviction_policy="none", size_limit=1 << 50)
 
     def put(data: bytes) -> bytes:
-        key = _key()
+        key = new_key()
         store.set(key, data)
         return key
 
@@ -144,39 +96,6 @@ def _diskcache(folder: str) -> Iterator[Peer]:
         yield Peer(put, store.get, store.__contains__, store.delete, put_batch, get_batch)
     finally:
         store.close()
-
-
-@contextmanager
-def _redis(folder: str) -> Iterator[Peer]:
-    module, server = _module("redis"), shutil.which("redis-server")
-    if not server:
-        raise Missing("there is no redis-server on this machine")
-    address = f"{folder}/s"
-    command = [server, "--port", "0", "--unixsocket", address, "--save", "", "--appendonly", "no", "--dir", folder]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while not os.path.exists(address):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise Missing("redis-server did not start")
-            time.sleep(0.01)
-        with module.Redis(unix_socket_path=address) as store:
-            store.ping()
-
-            def put(data: bytes) -> bytes:
-                key = _key()
-                store.set(key, data)
-                return key
-
-            def put_batch(objects: Sequence[bytes]) -> list[bytes]:
-                keys = [_key() for _ in objects]
-                store.mset(dict(zip(keys, objects, strict=True)))
-                return keys
-
-            yield Peer(put, store.get, store.exists, store.delete, put_batch, store.mget)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextmanager
@@ -208,39 +127,27 @@ def _memcpy(_folder: str) -> Iterator[Peer]:
     yield Peer(put, lambda size: bytes(kept[size]))
 
 
-PEERS: dict[str, Callable[[str], AbstractContextManager[Peer]]] = {
-    OURS: _storekeeper(None),
-    OURS_BY_ZMQ: _storekeeper("zmq"),
-    FILE_CONNECTOR: _file_connector,
-    LMDB: _lmdb,
-    "diskcache": _diskcache,
-    REDIS: _redis,
-    "files": _files,
-    "memcpy": _memcpy,
+PEERS: dict[str, Candidate] = {
+    OURS: servers.storekeeper(),
+    OURS_BY_ZMQ: servers.storekeeper("zmq"),
+    FILE_CONNECTOR: Candidate(_file_connector),
+    LMDB: Candidate(_lmdb),
+    "diskcache": Candidate(_diskcache),
+    REDIS: servers.REDIS_SERVER,
+    "memcached": servers.MEMCACHED_SERVER,
+    "Vineyard": servers.VINEYARD_SERVER,
+    "files": Candidate(_files),
+    "memcpy": Candidate(_memcpy),
 }
-"""What takes part, by name; each is given an empty directory, and raises `Missing` if it cannot be had."""
+"""What takes part, by name."""
 
 
 def versions() -> str:
     """Returns which versions of the peers there are, as far as they can be had."""
     found = []
-    for package in ("proxystore", "lmdb", "diskcache", "redis"):
+    for package in ("proxystore", "lmdb", "diskcache", "redis", "pymemcache", "vineyard"):
         try:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             pass
-    if server := shutil.which("redis-server"):
-        told = subprocess.run([server, "--version"], capture_output=True, text=True, check=False).stdout
-        found += [f"redis-server {word[2:]}" for word in told.split() if word.startswith("v=")]
-    return ", ".join(found)
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise Missing(f"{name.partition('.')[0]} cannot be imported ({error})") from error
-
-
-def _key() -> bytes:
-    return str(uuid4()).encode()
+    return ", ".join(found + servers.versions())

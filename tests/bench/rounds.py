@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -61,3 +61,25 @@ def _ratio(row: Row, other: Row) -> str:
     ratios = [mine / theirs for mine, theirs in zip(row.figures, other.figures, strict=True)]
     low, middle, high = statistics.quantiles(ratios, method="inclusive") if len(ratios) > 1 else ratios * 3
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def cell(row: Row) -> str:
+    """Returns a median in microseconds and its spread, in a unit that suits it."""
+    unit, by = ("µs", 1.0) if row.median < 1e3 else ("ms", 1e3) if row.median < 1e6 else ("s", 1e6)
+    low, high = min(row.figures) / by, max(row.figures) / by
+    return f"{_short(row.median / by)} {unit} ({_short(low)}–{_short(high)})"
+
+
+def _short(number: float) -> str:
+    """Returns a number to three significant digits, or to two places."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def grid(what: str, heads: Sequence[str], lines: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> str:
+    """Returns microseconds as a table: a line for each name and candidate, a column for each work of that name."""
+    cells = {(row.work, row.candidate): cell(row) for row in rows}
+    told = [f"| {what} | who | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for name, works in lines.items():
+        for who in dict.fromkeys(row.candidate for row in rows if row.work in works):
+            told.append(f"| {name} | {who} | {' | '.join(cells.get((work, who), '') for work in works)} |")
+    return "\n".join(told) + "\n"
