@@ -3,6 +3,7 @@
 # make test-zmq   the tests again, with clients that go by ZeroMQ
 # make check  ruff and mypy alone
 # make bench  figures, side by side with what they are measured against
+# make bench-full   the same with objects of 256 MiB and 1 GiB, and more rounds
 # make campaign   the long campaigns behind the README's figures on reliability, some forty minutes
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ RUNS := .venv/.runs
 READY := .venv/.ready
 MEASURES := .venv/.measures
 
-.PHONY: run test test-zmq check bench campaign
+.PHONY: run test test-zmq check bench bench-full campaign
 
 $(RUNS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "storekeeper needs Python 3.11 or later: make PYTHON=python3.12 ...")'
@@ -42,6 +43,9 @@ test-zmq: $(READY)
 
 bench: $(MEASURES)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+bench-full: $(MEASURES)
+	PYTHONPATH=tests $(BIN)/python -m bench --full --rounds 9 $(BENCH)
 
 campaign: $(READY)
 	$(BIN)/python -m pytest -s -p no:warnings tests/test_faults.py tests/test_power_cut.py tests/test_hostile.py \

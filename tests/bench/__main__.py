@@ -14,16 +14,27 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from bench import clients, contest, plots, stock
 from bench.bounds import bounds, starts
 from bench.commit import durable
-from bench.contest import contest, places, standing
 from bench.many import evictions, owners
+from bench.plot import Plot
 from bench.report import Section, as_json, machine, named, write_into
 from bench.rounds import Row, table
 from bench.store import verbs
 from bench.watch import changes, start
 from bench.wire import pipelined
+
+
+class Part(NamedTuple):
+    """What is measured under one title, and how it is shown; the plot is None for what says enough as a table."""
+
+    title: str
+    measure: Callable[[], list[Row]]
+    show: Callable[[list[Row]], str] = table
+    plot: Callable[[Sequence[Row]], Plot] | None = None
 
 
 def main() -> None:
@@ -36,41 +47,73 @@ def main() -> None:
     parser.add_argument(
         "--into", type=Path, metavar="FILE", help="and the tables into this Markdown file, at its marks"
     )
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the figures of the peers, as SVG, there")
+    parser.add_argument("--full", action="store_true", help="peers also with objects of 256 MiB and 1 GiB, on tmpfs")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was made is removed
+    if options.plots:
+        plots.library()  # if it is missing that is known before anything is measured
 
-    rounds, of = options.rounds, machine()
-    peers: list[tuple[str, Callable[[], list[Row]], Callable[[Sequence[Row]], str]]] = [
-        (f"peers, on {where}", partial(contest, place, rounds), partial(standing, where))
-        for where, place in places().items()
-    ]
-    others: list[tuple[str, Callable[[], list[Row]]]] = [
-        ("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(rounds, options.requests)),
-        *((f"verbs on {place}", partial(verbs, folder, rounds)) for place, folder in _places()),
-        ("durable puts, on disk", lambda: durable(tempfile.gettempdir(), rounds)),
-        ("many users, a full store, on tmpfs", lambda: owners("/dev/shm", options.objects, rounds)),
-        ("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", rounds)),
-        *(
-            (f"many users, first put on a full store, on {place}", partial(starts, folder, options.objects, rounds))
-            for place, folder in _places()
-        ),
-        ("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", rounds)),
-        ("changes from outside, on tmpfs", lambda: changes("/dev/shm", rounds)),
-        ("start on a full store, on tmpfs", lambda: start("/dev/shm", options.objects, rounds)),
-    ]
+    of = machine()
     print(f"{named(of)}\n")
-    sections = []
-    for title, measured, show in [*peers, *((title, measured, table) for title, measured in others)]:
-        if options.only not in title:
+    sections: list[Section] = []
+    drawn: list[Plot] = []
+    for part in _parts(options):
+        if options.only not in part.title:
             continue
-        print(f"## {title}\n", flush=True)
-        rows = measured()
-        sections.append(Section(title, rows, show(rows)))
+        print(f"## {part.title}\n", flush=True)
+        rows = part.measure()
+        sections.append(Section(part.title, rows, part.show(rows)))
         print(sections[-1].shown, flush=True)
+        if part.plot:
+            drawn.append(part.plot(rows))
     if options.json:
         options.json.write_text(as_json(of, _command(), sections), "utf-8")
     if options.into:
         write_into(options.into, of, _command(), sections)
+    if options.plots:
+        plots.draw(options.plots, drawn)
+
+
+def _parts(options: argparse.Namespace) -> list[Part]:
+    rounds, objects = options.rounds, options.objects
+    return [
+        *(
+            Part(
+                f"peers, on {where}",
+                partial(contest.contest, place, rounds, options.full and where == "tmpfs"),
+                partial(contest.standing, where),
+                partial(contest.plot, where),
+            )
+            for where, place in contest.places().items()
+        ),
+        Part(
+            "peers by number of clients, on tmpfs",
+            lambda: clients.clients("/dev/shm", rounds),
+            clients.shown,
+            clients.plot,
+        ),
+        Part(
+            "peers by number of objects, on tmpfs",
+            lambda: stock.stock("/dev/shm", min(rounds, 3)),
+            stock.shown,
+            stock.plot,
+        ),
+        Part("clients beside writers, on tmpfs", lambda: clients.beside_writers("/dev/shm", rounds)),
+        Part("clients that are idle, on tmpfs", lambda: clients.idle("/dev/shm", rounds)),
+        Part("ZeroMQ requests, 4 pipelining DEALERs (window 32)", lambda: pipelined(rounds, options.requests)),
+        *(Part(f"verbs on {place}", partial(verbs, folder, rounds)) for place, folder in _places()),
+        Part("durable puts, on disk", lambda: durable(tempfile.gettempdir(), rounds)),
+        Part("many users, a full store, on tmpfs", lambda: owners("/dev/shm", objects, rounds)),
+        Part("many users, evictions, on tmpfs", lambda: evictions("/dev/shm", rounds)),
+        *(
+            Part(f"many users, first put on a full store, on {place}", partial(starts, folder, objects, rounds))
+            for place, folder in _places()
+        ),
+        Part("bounds, daemon's CPU per operation, on tmpfs", lambda: bounds("/dev/shm", rounds)),
+        Part("changes from outside, on tmpfs", lambda: changes("/dev/shm", rounds)),
+        Part("start on a full store, on tmpfs", lambda: start("/dev/shm", objects, rounds)),
+    ]
 
 
 def _command() -> str:
@@ -78,9 +121,9 @@ def _command() -> str:
     given = iter(sys.argv[1:])
     kept: list[str] = []
     for word in given:
-        if word in ("--json", "--into"):
+        if word in ("--json", "--into", "--plots"):
             next(given)
-        elif not word.startswith(("--json=", "--into=")):
+        elif not word.startswith(("--json=", "--into=", "--plots=")):
             kept.append(word)
     words = " ".join(f'"{word}"' if " " in word else word for word in kept)
     return f"make bench BENCH='{words}'" if kept else "make bench"
