@@ -38,6 +38,7 @@ _WRITERS = 16
 _LARGE = 16 << 20
 _LARGE_PUTS = 4
 _PAUSE_S = 0.0005
+_CALLS_MIN = 300
 _IDLERS = 4
 _IDLE_S = 2.0
 _data = os.urandom(SMALL)
@@ -175,7 +176,7 @@ def _p99_us(peer: Peer, key: Any, crowd: Party | None) -> float:
         peer.exists(key)
     took: list[float] = []
     deadline_s = time.monotonic() + 60
-    while len(took) < 300 or (crowd and crowd.is_busy and time.monotonic() < deadline_s):
+    while len(took) < _CALLS_MIN or (crowd and crowd.is_busy and time.monotonic() < deadline_s):
         time.sleep(_PAUSE_S)
         started = time.perf_counter()
         peer.exists(key)

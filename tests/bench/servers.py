@@ -198,12 +198,13 @@ def _program(name: str) -> str:
 def _running(folder: str, command: Callable[[str], list[str]]) -> Iterator[int]:
     """Runs a server on the socket that clients of this folder take, until the block ends."""
     address = f"{folder}/s"
-    process = subprocess.Popen(command(address), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = command(address)
+    process = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _STARTS_S
         while not somebody_listens(f"ipc://{address}"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise Missing(f"{Path(process.args[0]).name} did not start")  # type: ignore[index]
+                raise Missing(f"{Path(told[0]).name} did not start")
             time.sleep(0.01)
         yield process.pid
     finally:
