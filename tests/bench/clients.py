@@ -80,7 +80,7 @@ _WORKS: dict[str, Work] = {
     MIXED: _mixed,
 }
 _LARGE_WORKS: dict[str, Work] = {"put": _put_large}
-_FIRST, _OPERATIONS_MAX = 50, 20_000
+_FIRST, _TRIES, _OPERATIONS_MAX = 50, 3, 50_000
 
 
 def clients(
@@ -127,7 +127,7 @@ def _crowd(place: str, members: int, candidate: Candidate, seconds: float) -> di
     found: dict[str, float] = {}
     with _served(place, candidate) as (folder, pid), party(members, candidate, folder, _WORKS) as crowd:
         for verb in _WORKS:
-            each = min(_OPERATIONS_MAX, max(1, int(seconds * _FIRST / crowd.do(verb, _FIRST))))
+            each = _enough(crowd, verb, seconds)
             time.sleep(_SETTLES_S)
             before_ns = ran_ns(pid) if pid else 0
             found[_title(verb, members)] = crowd.do(verb, each) * 1e6 / (each * members)
@@ -135,6 +135,17 @@ def _crowd(place: str, members: int, candidate: Candidate, seconds: float) -> di
                 time.sleep(_SETTLES_S)  # what it left for later is its own, too
                 found[_cpu(verb, members)] = (ran_ns(pid) - before_ns) / 1000 / (each * members)
     return found
+
+
+def _enough(crowd: Party, verb: str, seconds: float) -> int:
+    """Returns how many operations of each take all of them about so long."""
+    each = _FIRST
+    for _ in range(_TRIES):
+        took_s = crowd.do(verb, each)
+        each = min(_OPERATIONS_MAX, max(1, int(each * seconds / took_s)))
+        if took_s > seconds / 3:  # much less than that says more of the start than of the operations
+            break
+    return each
 
 
 @contextmanager

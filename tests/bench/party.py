@@ -19,6 +19,7 @@ from bench.peer import Candidate, Peer
 
 _FORK = multiprocessing.get_context("fork")
 _WAITS_S = 120.0
+_LEAVES_S = 5.0
 OBJECTS = 30
 """What each puts before anything is measured, and reads from; when all have put, each reads all of its own.
 
@@ -100,8 +101,9 @@ class Party:
         for line in self._lines:
             with contextlib.suppress(OSError):
                 line.send(None)
+        until_s = time.monotonic() + _LEAVES_S
         for process in self._processes:
-            process.join(10)
+            process.join(max(0.0, until_s - time.monotonic()))
             if process.exitcode is None:
                 process.kill()
                 process.join()

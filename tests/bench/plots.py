@@ -31,7 +31,7 @@ _LOOK = {
 _NAMES = (OURS, OURS_NO_SHELF, *(name for name in PEERS if name != OURS))
 _COLOURS = (
     *("#c1121f", "#e07a5f", "#9c6644", "#1d4e89", "#2a9d8f", "#6a4c93"),
-    *("#f4a261", "#577590", "#8ab17d", "#6c757d", "#adb5bd"),
+    *("#f4a261", "#00a5cf", "#8ab17d", "#3d3d3d", "#adb5bd"),
 )
 _MARKERS = "osv^D<>Pphx"
 
