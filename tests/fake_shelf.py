@@ -16,6 +16,7 @@ class FakeMemory:
         self.believed = False
         self.until_s = 0.0
         self.released = 0
+        self.room = 1000
         self.held: dict[bytes, Any] = {}
 
     def believe(self, believed: bool) -> None:
@@ -24,7 +25,9 @@ class FakeMemory:
     def beat(self, until_s: float) -> None:
         self.until_s = until_s
 
-    def enter(self, key: bytes, data: Any = None) -> bool:
+    def enter(self, key: bytes, data: Any = None, *, spare: bool = False) -> bool:
+        if spare and len(self.held) >= self.room:
+            return False
         if data is None and key in self.held:
             return False
         self.held[key] = None if data is None else bytes(data)

@@ -605,6 +605,7 @@ class World:
                     self._check_fresh(frames, asked[2])
                 elif asked[1][1] == b"usage":
                     self._check_fresh_usage(frames, asked[2])
+        self.service.stock.turn(self.now)
         self.service.shelves.judge()
 
     def _check_reply(self, peer: Peer, request: list[bytes], frames: list[Any]) -> None:

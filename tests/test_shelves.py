@@ -15,8 +15,9 @@ from storekeeperd.config import Limits
 from storekeeperd.namespaces import Namespace
 from storekeeperd.operations import Job
 from storekeeperd.outside import Outside
-from storekeeperd.shelves import DATA_BYTES_MAX, Memory, Shelves
+from storekeeperd.shelves import Shelves
 from storekeeperd.sight import of
+from storekeeperd.stock import DATA_BYTES_MAX, Memory
 from test_service import Bench
 
 MIB = 1024 * 1024
@@ -223,11 +224,44 @@ def test_what_nobody_has_looked_at_is_not_on_it_where_objects_may_expire(shop: S
     memory = shop.open(namespace="team")
     assert shop.index.size(b"team/t") == -1
     shop.service.keeps_lives = True
-    shop.shelves.note(b"team/t")
+    shop.service.stock.note(b"team/t")
     assert not memory.held
     shop.service.keeps_lives = False
-    shop.shelves.note(b"team/t")
+    shop.service.stock.note(b"team/t")
     assert memory.held == {b"t": None}
+
+
+def test_a_new_one_is_filled_with_what_exists_as_far_as_it_has_room_to_spare() -> None:
+    shop = Shop(Limits())
+    for number in range(300):
+        shop.disk.objects[b"k%d" % number] = b""
+    shop.disk.objects[b"team/t"] = b""
+    shop.scan()
+    memory = shop.open()
+    memory.room = 250
+    assert shop.service.turn(1)
+    assert 0 < len(memory.held) < 250
+    while shop.service.turn(1):
+        pass
+    assert len(memory.held) == 250
+    assert all(key.startswith(b"k") for key in memory.held)
+    assert set(memory.held.values()) == {None}
+
+
+def test_what_goes_before_it_is_filled_in_is_not_put_on(shop: Shop) -> None:
+    memory = shop.open()
+    del shop.disk.objects[b"k"]
+    shop.hear(b"k")
+    shop.service.turn(1)
+    assert memory.held == {}
+
+
+def test_how_large_it_is_goes_by_how_much_exists(shop: Shop) -> None:
+    shop.coherence.begin_scan()
+    shop.coherence.scanned([b"k%d" % number for number in range(20_000)])
+    shop.coherence.end_scan(complete=True)
+    shop.coherence.sweep()
+    assert shop.open().table_bytes == 4 * MIB
 
 
 # -- what is taken off

@@ -51,6 +51,7 @@ PURE = {
     "storekeeperd.orders",
     "storekeeperd.service",
     "storekeeperd.shelves",
+    "storekeeperd.stock",
     "storekeeperd.objects",
     "storekeeperd.changes",
     "storekeeperd.foundations",

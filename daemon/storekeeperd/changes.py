@@ -197,7 +197,7 @@ class Changes:
     def _put_ticket(
         self, answer: Answer, position: int, prefix: bytes, charge: Charge | None
     ) -> Callable[[Put, Outcome], None]:
-        evictions, shelves = self._service.evictions, self._service.shelves
+        evictions, stock = self._service.evictions, self._service.stock
         uses = evictions.uses(prefix)
 
         def came(operation: Put, outcome: Outcome) -> None:
@@ -206,8 +206,8 @@ class Changes:
             evictions.changed(operation.name)
             if uses is not None and outcome.word in _THERE:
                 uses.use(operation.name, self._service.now_ms, lease=False)
-            if prefix in shelves:
-                shelves.put(operation, outcome)
+            if prefix in stock:
+                stock.put(operation, outcome)
             self._service.settle(answer, position, outcome)
 
         return came

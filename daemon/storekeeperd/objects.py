@@ -51,8 +51,8 @@ class Objects:
         answer = Answer(peer, request, len(keys))
         ended, evictions = self._service.lifetimes.ended, self._service.evictions
         uses = prefix in evictions.follows
-        shelves = self._service.shelves
-        shelved = prefix in shelves
+        stock = self._service.stock
+        shelved = prefix in stock
         operations: list[Operation] = []
         tickets: list[Ticket] = []
         for position, name in self.names(answer, prefix, keys):
@@ -62,7 +62,7 @@ class Objects:
                 if uses:
                     evictions.use(prefix, name)
                 if shelved:
-                    shelves.note(name)
+                    stock.note(name)
                 self._settle_word(answer, position, YES)
             else:
                 operations.append(Look(name))
@@ -85,13 +85,13 @@ class Objects:
 
         ended, evictions = self._service.lifetimes.ended, self._service.evictions
         uses = evictions.uses(prefix)
-        shelves = self._service.shelves
-        shelved = prefix in shelves
+        stock = self._service.stock
+        shelved = prefix in stock
 
         def got(operation: Get, outcome: Outcome) -> None:
             position = positions.popleft()
             if shelved:
-                shelves.got(operation, outcome)
+                stock.got(operation, outcome)
             if outcome.error is None:
                 self._orders.observe(operation.name, outcome.seen)
                 if uses is not None and outcome.word == wire.OK:
@@ -112,7 +112,7 @@ class Objects:
             operations.append(operation)
             positions.append(position)
             if shelved:
-                shelves.expect(operation)
+                stock.expect(operation)
         # One job for the whole request: its reads share one budget, and its outcomes come back in order.
         self._orders.order(operations, [got] * len(operations), answer)
 

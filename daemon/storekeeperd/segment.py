@@ -148,8 +148,11 @@ class Segment:
         slots = self._table_bytes // BUCKET_BYTES * SLOTS
         return self.displaced > slots // 8 or self._head > 2 * self._ring_bytes
 
-    def enter(self, key: bytes, data: Any = None) -> bool:
-        """Puts down that an object exists, with its bytes if they are given; returns whether that was news."""
+    def enter(self, key: bytes, data: Any = None, *, spare: bool = False) -> bool:
+        """Puts down that an object exists, with its bytes if they are given; returns whether that was news.
+
+        `spare`: only if no other has to go for it.
+        """
         pattern = b"/%b/" % key
         if len(pattern) > PATTERN_BYTES_MAX:
             return False
@@ -164,6 +167,8 @@ class Segment:
         else:
             places = _PLACES.unpack_from(bucket, PLACES_AT)[::2]
             slot = places.index(min(places))  # one that is free, else the oldest
+            if spare and places[slot]:
+                return False
             self.displaced += places[slot] > 0
         place, length = (self._head, 0) if data is None else self._keep(data)
         version = self._begin(at)

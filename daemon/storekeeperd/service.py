@@ -47,6 +47,7 @@ from storekeeperd.orders import Orders
 from storekeeperd.outside import Outside
 from storekeeperd.shelves import Shelves
 from storekeeperd.sight import LIFE_AT, expires_of, is_pinned, process_of
+from storekeeperd.stock import Stock
 from storekeeperd.transfers import Transfers
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Service:
         complaints: refusals on their way to the log.
         access, ledger, lifetimes, evictions: who may, how much, how long, what goes first.
         chronicle: what became of objects at the hands of others than their owners.
-        shelves: what clients read by themselves.
+        stock: what clients read by themselves; shelves: where they can.
         now_ms: milliseconds of CLOCK_BOOTTIME, as of this turn.
     """
 
@@ -122,6 +123,7 @@ class Service:
         self._ended = self.lifetimes.ended
         self.chronicle = Chronicle(limits.events_max, self.outside.now_s)
         self.evictions = Evictions(self, index, self.ledger, self.lifetimes, int(limits.lease_s * 1000))
+        self.stock = Stock(self, index, coherence)
         self.shelves = Shelves(self, index, coherence)
         for name in (DEFAULT, *namespaces):
             self.set_space(name, Namespace())
@@ -300,8 +302,8 @@ class Service:
             now_ms: milliseconds of CLOCK_BOOTTIME.
         """
         self.now_ms = now_ms
-        self.shelves.turn(now_ms)
-        return not self.store_away and self.evictions.turn(now_ms)
+        fills = self.stock.turn(now_ms)
+        return not self.store_away and (self.evictions.turn(now_ms) or fills)
 
     def end_due(self) -> None:
         """Takes all that has ended by now for ended, though its removal is not its turn yet."""
@@ -369,14 +371,14 @@ class Service:
 
     def mind(self) -> None:
         """Settles whether a hit of the default namespace takes more than its name."""
-        self._is_minded = self._keeps_lives or b"" in self._index.followed or b"" in self.shelves
+        self._is_minded = self._keeps_lives or b"" in self._index.followed or b"" in self.stock
 
     def _takes_hit(self, key: bytes) -> bool:
         """Returns False if nobody has looked whether an object has ended; takes its use, if it counts."""
         if self._keeps_lives and self._index.size(key) == UNSIZED:
             return False
         self.evictions.use(b"", key)
-        self.shelves.note(key)
+        self.stock.note(key)
         return True
 
     # -- shared by the verbs
