@@ -50,7 +50,7 @@ def test_after_an_interruption_at_any_moment_the_client_answers_right_and_holds_
         print(f"\n{struck.total()} interruptions, {missed.total()} came too late: {dict(struck)}")
     assert set(struck) == set(workers.Interrupted.CALLS)
     first, now = told["first"], told["now"]
-    assert now["descriptors"] <= first["descriptors"], (first, now)
+    assert now["descriptors"] <= first["descriptors"] + 1, (first, now)  # its shelf
     assert now["threads"] <= first["threads"], (first, now)
     assert now["memory"] <= first["memory"] + (48 << 20), (first, now)
     with daemon.client() as client:

@@ -328,9 +328,9 @@ def test_a_fresh_answer_does_not_wait_for_the_clock(daemon: Daemon, client: Clie
     assert statistics.median(fresh_s) < 100 * statistics.median(plain_s), (fresh_s, plain_s)
 
 
-def test_a_get_of_a_file_just_removed_corrects_exists_at_once(daemon: Daemon, client: Client) -> None:
+def test_a_get_of_a_file_just_removed_corrects_exists_at_once(daemon: Daemon) -> None:
     wrong = 0
-    with outside(daemon) as other:
+    with outside(daemon) as other, daemon.client(shelf=False) as client:
         for number in range(300):
             key = f"k-{number}"
             client.put(b"bytes", key=key)
@@ -340,6 +340,18 @@ def test_a_get_of_a_file_just_removed_corrects_exists_at_once(daemon: Daemon, cl
             wrong += client.exists(key)
         other.end()
     assert not wrong
+
+
+def test_a_file_just_removed_is_off_the_shelf_when_it_is_heard_of(daemon: Daemon, client: Client) -> None:
+    with outside(daemon) as other:
+        for number in range(100):
+            key = f"k-{number}"
+            client.put(b"bytes", key=key)
+            assert client.get(key) == b"bytes"
+            other.do("unlink", key)
+            eventually(lambda key=key: client.get(key) is None, QUIET_S)  # type: ignore[misc]
+            assert not client.exists(key)
+        other.end()
 
 
 def test_files_written_slowly_in_place_end_with_all_their_bytes(daemon: Daemon, client: Client, folder: Path) -> None:

@@ -119,6 +119,8 @@ class Client:
     def get(self, key: str, *, into: Any = None) -> Any:
         """Fetches an object.
 
+        One that was removed or replaced behind the daemon's back may be seen a moment longer, if it is on the shelf.
+
         Args:
             key: its name.
             into: a writable buffer to put it into, instead of bytes of its own.
