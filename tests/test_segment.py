@@ -175,5 +175,4 @@ def test_whoever_is_given_it_can_do_nothing_but_read(written: Segment) -> None:
 
 
 def test_a_bucket_has_room_for_its_places_and_keys() -> None:
-    assert shelf.KEYS_AT + SLOTS * shelf.KEY_ROOM_BYTES == BUCKET_BYTES - 4
-    assert 1 << shelf.BUCKET_BITS == BUCKET_BYTES
+    assert BUCKET_BYTES - 8 < shelf.KEYS_AT + SLOTS * shelf.KEY_ROOM_BYTES <= BUCKET_BYTES

@@ -124,9 +124,9 @@ def test_there_is_none_where_the_namespace_has_none(shop: Shop) -> None:
 
 
 def test_all_together_take_no_more_than_their_bound() -> None:
-    shop = Shop(Limits(shelves_bytes_max=5 * MIB))
+    shop = Shop(Limits(shelves_bytes_max=17 * MIB))
     shop.scan()
-    assert shop.open().size_bytes == 4 * MIB
+    assert shop.open().size_bytes == 16 * MIB
     assert shop.ask(b"shelf", namespace="team").words == ["none"]
     shop.service.set_space("team", Namespace(shelf_bytes_max=MIB))
     assert shop.open(namespace="team").size_bytes == MIB
@@ -258,10 +258,10 @@ def test_what_goes_before_it_is_filled_in_is_not_put_on(shop: Shop) -> None:
 
 def test_how_large_it_is_goes_by_how_much_exists(shop: Shop) -> None:
     shop.coherence.begin_scan()
-    shop.coherence.scanned([b"k%d" % number for number in range(20_000)])
+    shop.coherence.scanned([b"k%d" % number for number in range(40_000)])
     shop.coherence.end_scan(complete=True)
     shop.coherence.sweep()
-    assert shop.open().table_bytes == 4 * MIB
+    assert shop.open().table_bytes == 8 * MIB
 
 
 # -- what is taken off

@@ -177,7 +177,7 @@ def test_short_clients_and_namespaces_that_come_and_go_leave_nothing(daemon: Dae
     del short, has
     assert held() <= mine
     eventually(lambda: daemon.descriptors <= theirs)
-    eventually(lambda: client.status()["shelves_bytes"] == 4 << 20)
+    eventually(lambda: client.status()["shelves_bytes"] == 16 << 20)
 
 
 def test_an_interruption_at_any_moment_leaves_the_client_usable_and_no_descriptor(
@@ -220,12 +220,12 @@ def test_when_bytes_have_to_go_before_their_turn_a_larger_one_takes_its_place(da
     client.put(b"x", key="k")
     given(client)
     has = client._shortcut.has
-    for number in range(150):
+    for number in range(250):
         client.put(os.urandom(60_000), key=f"k{number}")
     eventually(lambda: not has("k"))
     eventually(lambda: all(client.exists(f"k{number}") for number in range(20)) and client._shortcut.is_open)
     given(client)
-    assert client.status()["shelves_bytes"] == 16 << 20
+    assert client.status()["shelves_bytes"] == 64 << 20
 
 
 def test_what_it_says_is_there_can_be_fetched_though_room_is_made_all_the_time(

@@ -3,11 +3,11 @@
 Owns the layout, and how it is read. Who writes it is the daemon's segment.py; when it is fetched is shortcut.py's.
 
     header     what it is, whether it may be believed, how far the ring has been written
-    table      buckets of 512 bytes: a version, 5 places in the ring with lengths, 5 keys
+    table      buckets of 256 bytes: a version, 3 places in the ring with lengths, 3 keys
     ring       bytes of objects, one after the other, round and round
 
 A key stands in the bucket that its CRC says, as `/key/`, so that it is found by one search: no key has a slash in it.
-Longer ones than 85 bytes are not on the shelf. The CRC decides only where to look: what is compared are the keys.
+Longer ones than 67 bytes are not on the shelf. The CRC decides only where to look: what is compared are the keys.
 
 There is one writer, and it waits for nobody. A reader must not believe what is being written meanwhile:
 
@@ -42,10 +42,9 @@ from zlib import crc32
 
 MAGIC = int.from_bytes(b"SKSHELF1", "little")
 HEADER_BYTES = 4096
-BUCKET_BYTES = 512
-BUCKET_BITS = 9
-SLOTS = 5
-PATTERN_BYTES_MAX = 87
+BUCKET_BYTES = 256
+SLOTS = 3
+PATTERN_BYTES_MAX = 69
 """Bytes of a key on the shelf, with its slashes; the last byte of its room is `ROOM_ENDS`."""
 KEY_ROOM_BYTES = PATTERN_BYTES_MAX + 1
 ROOM_ENDS = 0xFF
@@ -155,7 +154,8 @@ def _readers(
         except (TypeError, UnicodeEncodeError):  # no key; whoever is asked next says so
             return False
         at = HEADER_BYTES + (crc32(pattern) & mask)
-        version = words[at >> 3]
+        word = at >> 3
+        version = words[word]
         if between:
             between()
         bucket = memory[at : at + BUCKET_BYTES]
@@ -163,7 +163,7 @@ def _readers(
             between()
         return (
             bucket.find(pattern, KEYS_AT) >= 0
-            and words[at >> 3] == version
+            and words[word] == version
             and not version & 1
             and locks[TRUST_HALF] == owner
             and moments[UNTIL_WORD] > monotonic()
@@ -175,7 +175,8 @@ def _readers(
         except (TypeError, UnicodeEncodeError):
             return None
         at = HEADER_BYTES + (crc32(pattern) & mask)
-        version = words[at >> 3]
+        word = at >> 3
+        version = words[word]
         if between:
             between()
         bucket = memory[at : at + BUCKET_BYTES]
@@ -184,7 +185,7 @@ def _readers(
             return None
         if between:
             between()
-        if words[at >> 3] != version or version & 1:
+        if words[word] != version or version & 1:
             return None
         place, length = place_of(bucket, PLACES_AT + (found - KEYS_AT) // KEY_ROOM_BYTES * PLACE_BYTES)
         if not length:

@@ -43,7 +43,7 @@ _CROWDED_S = 0.005
 """How soon to try again when the daemon's queue of new connections is full."""
 _CONTROL_BYTES = socket.CMSG_SPACE(struct.calcsize("i"))
 """Room for one descriptor; the kernel closes what there is no room for."""
-_SPIN_S = 100e-6
+_SPIN_S = 150e-6
 """How long an answer is looked for before it is waited for (spin.py)."""
 _READ_BYTES = 64 * 1024
 """Received at once of what is no long frame. malloc(3) has so much at hand; for more it asks the kernel every time."""

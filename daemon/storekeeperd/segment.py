@@ -146,7 +146,7 @@ class Segment:
     def is_small(self) -> bool:
         """Whether a larger one would be of use: keys have to go for others, or bytes long before their turn."""
         slots = self._table_bytes // BUCKET_BYTES * SLOTS
-        return self.displaced > slots // 8 or self._head > 2 * self._ring_bytes
+        return self.displaced > slots // 8 or self._head > self._ring_bytes
 
     def enter(self, key: bytes, data: Any = None, *, spare: bool = False) -> bool:
         """Puts down that an object exists, with its bytes if they are given; returns whether that was news.

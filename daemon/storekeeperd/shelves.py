@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE_BYTES_MIN = 64 * 1024
-TABLE_BYTES_FIRST = 1024 * 1024
+TABLE_BYTES_FIRST = 4 * 1024 * 1024
 PARTS = 4
 """A shelf is so many times as long as its table, but for a page."""
-TABLE_BYTES_PER_OBJECT = 2 * 512 // 5
-"""A bucket has room for five; half of it may be taken by what exists already."""
+TABLE_BYTES_PER_OBJECT = 2 * 256 // 3
+"""A bucket has room for three; half of it may be taken by what exists already."""
 _FILLED_MOST = 4
 """Where there are over so many times as many objects as there is room for, to go through them is of little use."""
 _GROWTH = 4
