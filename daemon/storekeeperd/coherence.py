@@ -51,7 +51,8 @@ class Coherence:
         doubts: names of which nothing sure can be said, and who waits for them.
         echoes: what the watcher will hear of own changes.
         withdraw: called with a name of which from now on nothing may be said but by the index: a question about it has
-            come, an operation of our own begins to change it, or it was not found; None if nobody says anything.
+            come, an operation of our own begins to change it, or it is about to leave the index; None if nobody says
+            anything.
     """
 
     def __init__(self, index: Index) -> None:
@@ -192,6 +193,8 @@ class Coherence:
             if seen == UNSEEN:
                 self._unknown(name)
                 continue
+            if seen == ABSENT and self.withdraw is not None:
+                self.withdraw(name)
             known = assign(name, seen)
             if seen == ABSENT:
                 gone.append(name)
@@ -199,9 +202,6 @@ class Coherence:
                 news.append(name)
             elif name in asked:
                 self.growth.seen(name, news=False, recent=name in recent)
-        if self.withdraw is not None:
-            for name in gone:
-                self.withdraw(name)
         self._sweep.gone(gone)
         self.growth.come(news)
         self.growth.go(gone, recent)
@@ -382,12 +382,12 @@ class Coherence:
 
     def _assign(self, name: bytes, seen: int) -> int | None:
         """Enters what was seen; returns the size that was known, as Index.size does."""
+        if seen == ABSENT and self.withdraw is not None:
+            self.withdraw(name)
         known = self._index.assign(name, seen)
         if name in self._changing:
             self._changing[name] = True
         if seen == ABSENT:
-            if self.withdraw is not None:
-                self.withdraw(name)
             self._sweep.gone((name,))
         self._strike(name)
         return known

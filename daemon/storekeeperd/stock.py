@@ -190,8 +190,13 @@ class Stock:
     # -- what is taken off
 
     def withdraw(self, name: bytes) -> None:
-        """Takes an object off: it is being changed, or something was heard of its name."""
+        """Takes an object off: it is being changed, or something was heard of its name.
+
+        What is not in the index is not on a shelf: this is called before a name leaves it.
+        """
         self._expected.pop(name, None)
+        if not self._index.has(name):
+            return
         if b"/" in name:
             place = name.index(b"/") + 1
             found = self.shelves.get(name[:place])
