@@ -132,7 +132,7 @@ def _started(place: str, settings: str) -> Iterator[tuple[Daemon, Client]]:
         config.write_text(settings + _LIMITS)
         daemon = Daemon(Path(folder) / "store", f"ipc://{folder}/s", "--config", str(config), "--log-level", "error")
         try:
-            with daemon.start().client(timeout=120) as client:
+            with daemon.start().client(timeout=120, shelf=False) as client:
                 yield daemon, client
         finally:
             daemon.end()
