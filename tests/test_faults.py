@@ -474,7 +474,7 @@ class WritesOnce(Broken):
         (ForgetsPrivateNames, "litter", "put", Setup(unnamed=False)),
         (LinksBeforeItWrites, "torn", "put", Setup("disk")),
         (LeavesDescriptors, "descriptor", "put", Setup()),
-        (WritesOnce, "short", "put", Setup()),
+        (WritesOnce, "torn", "put", Setup()),
     ],
 )
 def test_the_campaign_finds_a_broken_daemon(

@@ -65,20 +65,23 @@ class Changes:
         origin = self.origin(peer, prefix)
         witnessed = replace and origin.any_owner
         changes: list[tuple[Change, Ticket]] = []
-        named = set()
-        for position, name in objects.names(answer, prefix, arguments[::2]):
-            named.add(position)
+        ticket_of = self._put_tickets(answer, prefix)
+        ended = self._service.lifetimes.ended
+        names = objects.names(answer, prefix, arguments[::2])
+        for position, name in names:
             charge = charges[position]
             if isinstance(charge, StorekeeperError):
                 if answer.fail(position, charge):
                     self._service.finish(answer)
                 continue
-            self._service.evictions.hurry(name)
+            if name in ended:
+                self._service.evictions.hurry(name)
             small = not replace or self._is_small(name)
             put = Put(name, payloads[position], origin, replace, durable, small, before_ns, life)
-            ticket = self._put_ticket(answer, position, prefix, charge)
+            ticket = ticket_of(position, charge)
             changes.append((put, self.witness(origin, ticket) if witnessed else ticket))
-        if len(named) < items:
+        if len(names) < items:
+            named = {position for position, _ in names}
             for position, charge in enumerate(charges):
                 if position not in named and isinstance(charge, Charge):
                     self._service.ledger.release(charge)
@@ -194,23 +197,37 @@ class Changes:
             if isinstance(charge, Charge):
                 self._service.ledger.release(charge)
 
-    def _put_ticket(
-        self, answer: Answer, position: int, prefix: bytes, charge: Charge | None
-    ) -> Callable[[Put, Outcome], None]:
-        evictions, stock = self._service.evictions, self._service.stock
+    def _put_tickets(
+        self, answer: Answer, prefix: bytes
+    ) -> Callable[[int, Charge | None], Callable[[Put, Outcome], None]]:
+        """Returns what makes the ticket of each put of a batch, of its position and its charge."""
+        service = self._service
+        evictions, stock, release, ended = (
+            service.evictions,
+            service.stock,
+            service.ledger.release,
+            service.lifetimes.ended,
+        )
         uses = evictions.uses(prefix)
 
-        def came(operation: Put, outcome: Outcome) -> None:
-            if charge is not None:
-                self._service.ledger.release(charge)
-            evictions.changed(operation.name)
-            if uses is not None and outcome.word in _THERE:
-                uses.use(operation.name, self._service.now_ms, lease=False)
-            if prefix in stock:
-                stock.put(operation, outcome)
-            self._service.settle(answer, position, outcome)
+        def ticket_of(position: int, charge: Charge | None) -> Callable[[Put, Outcome], None]:
+            def came(operation: Put, outcome: Outcome) -> None:
+                if charge is not None:
+                    release(charge)
+                if operation.name in ended:
+                    evictions.changed(operation.name)
+                if uses is not None and outcome.word in _THERE:
+                    uses.use(operation.name, service.now_ms, lease=False)
+                if prefix in stock:
+                    stock.put(operation, outcome)
+                if outcome.error is not None:
+                    service.settle(answer, position, outcome)
+                elif answer.settle(position, outcome.word, outcome.payload):
+                    service.finish(answer)
 
-        return came
+            return came
+
+        return ticket_of
 
     def _change_each(self, peer: Peer, request: wire.Request, change: Any, *, removes: bool = False) -> None:
         """Changes each of some objects, or removes it; those that have ended are absent."""

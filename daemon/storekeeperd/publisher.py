@@ -130,9 +130,10 @@ class Publisher:
             What is kept with it; None if nothing can be.
         """
         size = operation.size
-        there = os.fstat(descriptor).st_size
-        if there != size:
-            raise DiskFailed(f"{size} bytes were written, the file has {there}; nothing was stored")
+        if isinstance(operation, Commit):  # the bytes of a Put were counted as they were written
+            there = os.fstat(descriptor).st_size
+            if there != size:
+                raise DiskFailed(f"{size} bytes were written, the file has {there}; nothing was stored")
         if not size and operation.name.endswith(MARKER):
             raise BadKey("an empty object cannot be named like a marker of FileConnector: *.ready")
         if self._ready_markers and len(stay.place(operation.name)[1] + MARKER) > wire.KEY_BYTES_MAX:
