@@ -259,6 +259,13 @@ def each_carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("STOREKEEPER_CARRIER", request.param)
 
 
+@pytest.fixture
+def by_plain_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test that is about descriptors go by the carrier that passes them, whatever the environment says."""
+    if "each_carrier" not in request.fixturenames:
+        monkeypatch.setenv("STOREKEEPER_CARRIER", "unix")
+
+
 def _held() -> tuple[int, int, int]:
     children = 0
     for task in os.listdir("/proc/self/task"):

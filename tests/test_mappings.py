@@ -21,6 +21,8 @@ from conftest import Daemon, eventually
 from storekeeper import Client, framing, wire, zmtp
 from storekeeper.errors import DaemonUnreachable, QuotaExceeded
 
+pytestmark = pytest.mark.usefixtures("by_plain_socket")
+
 LARGE = 3 * 1024 * 1024 + 17
 
 

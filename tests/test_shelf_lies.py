@@ -20,6 +20,8 @@ from storekeeper import Client, shelf, wire
 from storekeeper.errors import TimedOut
 from test_shortcut import held
 
+pytestmark = pytest.mark.usefixtures("by_plain_socket")
+
 
 class Liar(threading.Thread):
     """A daemon that says yes to everything, and hands out whatever it is told to as a shelf."""

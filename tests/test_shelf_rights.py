@@ -20,6 +20,8 @@ from storekeeper.errors import Denied, StorekeeperError
 from test_mappings import Line, as_somebody_else
 from test_shortcut import given
 
+pytestmark = pytest.mark.usefixtures("by_plain_socket")
+
 
 def shelf_of(line: Line) -> int:
     for _ in range(200):  # before the first scan is done there is none

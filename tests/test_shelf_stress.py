@@ -21,6 +21,8 @@ import pytest
 import shelf_racers
 from conftest import Daemon
 
+pytestmark = pytest.mark.usefixtures("by_plain_socket")
+
 READERS = 3
 
 

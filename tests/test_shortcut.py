@@ -17,6 +17,8 @@ from conftest import Daemon, eventually
 from storekeeper import Client
 from storekeeper.errors import Busy, ClientClosed, QuotaExceeded
 
+pytestmark = pytest.mark.usefixtures("by_plain_socket")
+
 
 def given(client: Client, key: str = "k") -> None:
     """Reads until the client has a shelf that knows an object."""
