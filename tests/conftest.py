@@ -262,6 +262,7 @@ def each_carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def by_plain_socket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a test that is about descriptors go by the carrier that passes them, whatever the environment says."""
+    monkeypatch.delenv("STOREKEEPER_SHELF", raising=False)
     if "each_carrier" not in request.fixturenames:
         monkeypatch.setenv("STOREKEEPER_CARRIER", "unix")
 

@@ -139,7 +139,7 @@ def test_the_readme_shows_every_plot() -> None:
 def test_without_matplotlib_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match="matplotlib"):
-        plots.library()
+        plots.canvas()
 
 
 def test_what_is_measured_needs_nothing_of_the_extra_to_be_imported() -> None:

@@ -1,4 +1,4 @@
-"""shelves.py: what stands on a shelf, and what is taken off; over memory that is a dict."""
+"""shelves.py and stock.py: who gets a shelf, what stands on it, and when it ends; over memory that is a dict."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ class Reader:
             if over:
                 return Outcome(b"absent", size)
             seen = self._sights.of(kept, found)
-            if found.st_size <= _PROVEN_BYTES:
-                over = not self._prove_short(descriptor, found.st_size, wait)
+            if size <= _PROVEN_BYTES:
+                over = not self._prove_short(descriptor, size, wait)
                 if over:
                     return Outcome(b"absent", size)
             elif self._proofs.needs_reading(kept, found):

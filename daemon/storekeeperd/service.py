@@ -4,7 +4,7 @@ Pure: no I/O, no clock, no thread. Everything that waits is a `Job` in `jobs`; w
 `finished`. Answers stand in `replies`. So the same code runs under the loop and under a simulated world.
 
 Owns who may be answered at all, and that everybody is answered once, whatever goes wrong. The verbs themselves are in
-objects.py, changes.py, transfers.py, listings.py, accounts.py and spaces.py.
+objects.py, changes.py, transfers.py, listings.py, accounts.py, foundations.py and shelves.py.
 """
 
 from __future__ import annotations

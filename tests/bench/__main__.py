@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was made is removed
     if options.plots:
-        plots.library()  # if it is missing that is known before anything is measured
+        plots.canvas()  # if it is missing that is known before anything is measured
 
     of = machine()
     print(f"{named(of)}\n")

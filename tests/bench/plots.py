@@ -36,7 +36,7 @@ _COLOURS = (
 _MARKERS = "osv^D<>Pphx"
 
 
-def library() -> Any:
+def canvas() -> Any:
     """Imports what draws; says what to install where it is not there."""
     try:
         import matplotlib
@@ -48,7 +48,7 @@ def library() -> Any:
 
 def draw(folder: Path, plots: Iterable[Plot]) -> list[Path]:
     """Writes a file for each plot; returns them."""
-    with library().rc_context(_LOOK):
+    with canvas().rc_context(_LOOK):
         folder.mkdir(parents=True, exist_ok=True)
         return [_draw(folder / f"{plot.name}.svg", plot) for plot in plots]
 

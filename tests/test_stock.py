@@ -1,4 +1,4 @@
-"""shelves.py: what is put on a shelf, when it is taken off, and whom it is given - without memory, clock or disk."""
+"""stock.py, with shelves.py around it: what is put on a shelf, when it is taken off, and whom it is given."""
 
 from __future__ import annotations
 
